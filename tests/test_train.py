@@ -1,0 +1,139 @@
+"""Training: killed and resumed equals uninterrupted, in bits; a checkpoint is whole or absent."""
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the extra [models] is not installed")
+from reasonlab.core import seed_all  # noqa: E402
+from reasonlab.models.train import Sampler, TrainConfig, load_checkpoint, rate_at, save_checkpoint, train  # noqa: E402
+
+CONFIG = TrainConfig(steps=20, size=8, rate=1e-2, save_every=5, log_every=5)
+
+
+def build(seed):
+    """A net with dropout, and a loss that draws from all three generators."""
+    seed_all(seed)
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    y = (x.sum(1) > 0).float()
+    net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Dropout(.2), torch.nn.Linear(16, 1))
+
+    def loss(model, rows):
+        noise = .01 * np.random.rand() + .01 * random.random()
+        return torch.nn.functional.binary_cross_entropy_with_logits(model(x[rows] + noise)[:, 0], y[rows])
+    return net, loss
+
+
+def bits(net):
+    return [p.detach().numpy().tobytes() for p in net.state_dict().values()]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    net, loss = build(1)
+    log = train(net, loss, 50, CONFIG, tmp_path_factory.mktemp("straight"))
+    return bits(net), log
+
+
+@pytest.mark.parametrize("stop", [1, 5, 10, 13, 19, 20])
+def test_resumed_equals_uninterrupted(straight, tmp_path, stop):
+    net, loss = build(1)
+    train(net, loss, 50, CONFIG, tmp_path, until=stop)
+    if stop >= CONFIG.save_every:
+        net, loss = build(999)          # another process: other weights, other random states
+    else:
+        net, loss = build(1)            # nothing saved yet: it starts again
+    log = train(net, loss, 50, CONFIG, tmp_path)
+    assert (bits(net), log) == straight
+
+
+def test_without_a_folder_the_same(straight):
+    net, loss = build(1)
+    log = train(net, loss, 50, CONFIG)
+    assert (bits(net), log) == straight
+
+
+SCRIPT = """
+import sys; sys.path.insert(0, {here!r})
+import test_train as t, torch, time
+torch.set_num_threads(1)
+net, loss = t.build(1)
+def slow(model, rows):
+    time.sleep(.02)
+    return loss(model, rows)
+t.train(net, slow, 50, t.CONFIG, {folder!r})
+"""
+
+
+def test_kill_nine_in_a_real_process(straight, tmp_path):
+    """Killed without warning somewhere, several times, then finished."""
+    code = SCRIPT.format(here=os.path.dirname(__file__), folder=str(tmp_path))
+    ckpt = tmp_path / "checkpoint.safetensors"
+    p = subprocess.Popen([sys.executable, "-c", code])
+    for _ in range(1200):
+        if ckpt.exists() or p.poll() is not None:
+            break
+        time.sleep(.05)
+    p.send_signal(signal.SIGKILL)
+    p.wait()
+    assert ckpt.exists()
+    net, loss = build(5)
+    log = train(net, loss, 50, CONFIG, tmp_path)
+    assert (bits(net), log) == straight
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    net, loss = build(1)
+    train(net, loss, 50, CONFIG, tmp_path, until=5)
+    path = tmp_path / "checkpoint.safetensors"
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError):
+        save_checkpoint(path, net, torch.optim.AdamW(net.parameters()), Sampler(50, 8, 0), 6, {}, [])
+    assert path.read_bytes() == before
+
+
+def test_checkpoint_holds_the_full_state_and_no_pickle(tmp_path):
+    from safetensors import safe_open
+    net, loss = build(1)
+    train(net, loss, 50, CONFIG, tmp_path, until=5)
+    blob = (tmp_path / "checkpoint.safetensors").read_bytes()
+    assert int.from_bytes(blob[:8], "little") < len(blob)
+    with safe_open(str(tmp_path / "checkpoint.safetensors"), "pt") as f:
+        meta, names = json.loads(f.metadata()["state"]), set(f.keys())
+    assert meta["step"] == 5 and meta["sampler"]["at"] and set(meta["rng"]) == {"python", "numpy"}
+    assert {"rng.torch", "model.0.weight", "opt.0.exp_avg", "opt.0.exp_avg_sq", "opt.0.step"} <= names
+
+
+def test_another_configuration_is_refused(tmp_path):
+    net, loss = build(1)
+    train(net, loss, 50, CONFIG, tmp_path, until=5)
+    with pytest.raises(ValueError, match="another configuration"):
+        train(net, loss, 50, TrainConfig(steps=21, size=8, save_every=5), tmp_path)
+
+
+def test_a_pickle_named_safetensors_does_not_load(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    torch.save({"a": torch.zeros(1)}, path)
+    net, _ = build(1)
+    with pytest.raises(Exception, match="(?i)header|safetensor"):
+        load_checkpoint(path, net, torch.optim.AdamW(net.parameters()), Sampler(50, 8, 0), {})
+
+
+def test_sampler_visits_every_row_once_per_epoch():
+    s = Sampler(12, 4, seed=3)
+    for _ in range(4):
+        assert sorted(np.concatenate([s.next() for _ in range(3)])) == list(range(12))
+
+
+def test_rate_rises_and_falls():
+    c = TrainConfig(steps=100, warmup=.1, rate=1.)
+    rates = [rate_at(i, c) for i in range(100)]
+    assert max(rates) == 1. and rates.index(1.) in (9, 10) and all(r > 0 for r in rates)
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
