@@ -104,9 +104,9 @@ def _finish(fig, alt):
     fig.savefig(out, format='png', dpi=DPI, metadata={'Software': None})
     return Picture(out.getvalue(), alt)
 
-# %% ../nbs/02_plot.ipynb #8491a544
+# %% ../nbs/02_plot.ipynb #707af495
 def interval_plot(
-    rows,               # dicts: name, estimate, low, high; optional floors {name: x}, target
+    rows, # dicts: name, estimate, low, high; perhaps floors {name: x}, target
     xlabel: str,        # with its unit
     theme: str = 'book',
     chance: float | None = None, # a dotted line to compare with
@@ -171,7 +171,7 @@ def _wilson(rate, n, z=1.959963984540054):
     half = z*math.sqrt(rate*(1 - rate)/n + z*z/(4*n*n))/(1 + z*z/n)
     return dict(rate=float(rate), low=float(mid - half), high=float(mid + half))
 
-# %% ../nbs/02_plot.ipynb #de00aeac
+# %% ../nbs/02_plot.ipynb #c8d3de43
 def reliability_diagram(
     series: dict, # name -> (probabilities, outcomes)
     bins: int = 10,
@@ -186,9 +186,10 @@ def reliability_diagram(
         for i, (name, (p, y)) in enumerate(series.items()):
             b, look = reliability_bins(p, y, bins), second_channel(i)
             x, r = [v['mean'] for v in b], [v['rate'] for v in b]
-            err = [[v['rate'] - v['low'] for v in b], [v['high'] - v['rate'] for v in b]]
+            err = [[abs(v['rate'] - v[k]) for v in b] for k in ('low', 'high')]
             ax.errorbar(x, r, err, label=name, capsize=2, elinewidth=1, **look)
-            alt.append(name + ' ' + ', '.join(f'{u:.2f}→{v:.2f}' for u, v in zip(x, r)))
+            pairs = ', '.join(f'{u:.2f}→{v:.2f}' for u, v in zip(x, r))
+            alt.append(f'{name} {pairs}')
         ax.set(xlabel=xlabel, ylabel='observed frequency', xlim=(-.03, 1.03),
                ylim=(-.03, 1.03), aspect='equal')
         ax.legend(loc='upper left')
@@ -215,7 +216,7 @@ def layers(
     top = max(row.values(), default=0)
     return {n: top - row[n] for n in nodes}
 
-# %% ../nbs/02_plot.ipynb #02b46503
+# %% ../nbs/02_plot.ipynb #a48d785b
 def _stand_ins(nodes, edges, row):
     "Rows of names, with a stand-in (a, b, r) where the arrow a -> b passes row r"
     rows = [[n for n in nodes if row[n] == r] for r in range(max(row.values()) + 1)]
@@ -228,33 +229,52 @@ def _stand_ins(nodes, edges, row):
         links += list(zip(paths[a, b], paths[a, b][1:]))
     return rows, links, paths
 
-def _sorted_rows(rows, links, sweeps=6):
+def _neighbours(links):
+    "What stands above and what below each name"
+    up, down = {}, {}
+    for a, b in links:
+        up.setdefault(b, []).append(a); down.setdefault(a, []).append(b)
+    return up, down
+
+def _sort_rows(rows, links, sweeps=8):
     "Sort each row by the mean place of its neighbours, down and up in turn"
-    near = {}
-    for a, b in links: near.setdefault(a, []).append(b); near.setdefault(b, []).append(a)
+    up, down = _neighbours(links)
     place = {n: (i + .5)/len(r) for r in rows for i, n in enumerate(r)}
     for s in range(sweeps):
         for r in (rows if s % 2 == 0 else rows[::-1]):
-            pull = {n: sum(place[m] for m in near[n])/len(near[n]) if n in near
-                    else place[n] for n in r}
+            near = {n: [*up.get(n, ()), *down.get(n, ())] or [n] for n in r}
+            pull = {n: sum(place[m] for m in near[n])/len(near[n]) for n in r}
             r.sort(key=pull.get)
             place.update({n: (i + .5)/len(r) for i, n in enumerate(r)})
-    return near
+
+# %% ../nbs/02_plot.ipynb #38729495
+def _pushed(want, width, gap):
+    "Places no further left than wanted, apart from each other and from the edge"
+    out, edge = [], 0
+    for x, s in zip(want, width):
+        out.append(max(x, edge + s/2)); edge = out[-1] + s/2 + gap
+    return out
 
 def _settle(want, width, gap, room):
     "Places as near to `want` as distances and `room` allow, order kept"
-    def push(w, sizes):
-        out, edge = [], 0
-        for x, s in zip(w, sizes):
-            out.append(max(x, edge + s/2)); edge = out[-1] + s/2 + gap
-        return out
-    left = push(want, width)
-    right = [room - x for x in push([room - x for x in left[::-1]], width[::-1])][::-1]
-    other = [room - x for x in push([room - x for x in want[::-1]], width[::-1])][::-1]
-    other = push(other, width)
-    return [(a + b)/2 for a, b in zip(right, other)]
+    turn = lambda v: [room - x for x in v[::-1]]
+    push = lambda v: _pushed(v, width, gap)
+    pull = lambda v: turn(_pushed(turn(v), width[::-1], gap))
+    return [(a + b)/2 for a, b in zip(pull(push(want)), push(pull(want)))]
 
-# %% ../nbs/02_plot.ipynb #c663f69c
+def _places(rows, links, size, gap, room, sweeps=13):
+    "Middle of everything: down the page below what is above, up in turn"
+    up, down = _neighbours(links)
+    x = {n: room*(i + .5)/len(r) for r in rows for i, n in enumerate(r)}
+    for s in range(sweeps):
+        above, near = s % 2 == 0, (up, down)[s % 2]
+        for r in (rows if above else rows[::-1]):
+            want = [sum(x[m] for m in near[n])/len(near[n]) if n in near else x[n]
+                    for n in r]
+            x.update(zip(r, _settle(want, [size(n) for n in r], gap, room)))
+    return x
+
+# %% ../nbs/02_plot.ipynb #3a9416d6
 def layout(
     nodes: list[str], edges: list[tuple[str, str]],
     w: float = 118, h: float = 58,       # size of a box
@@ -263,36 +283,33 @@ def layout(
 ) -> tuple[dict, dict, float, float]: # left top corners, polylines, width, height
     "A layered drawing: every arrow points down; no box on another"
     if not nodes: return {}, {}, 0, 0
-    row = layers(nodes, edges, per_row)
-    rows, links, paths = _stand_ins(nodes, edges, row)
-    near = _sorted_rows(rows, links)
+    rows, links, paths = _stand_ins(nodes, edges, layers(nodes, edges, per_row))
+    _sort_rows(rows, links)
     size = lambda n: w if isinstance(n, str) else 8
     room = max(sum(map(size, r)) + gap*(len(r) - 1) for r in rows)
-    x = {n: room*(i + .5)/len(r) for r in rows for i, n in enumerate(r)}
-    for s in range(8):
-        for r in (rows if s % 2 == 0 else rows[::-1]):
-            want = [sum(x[m] for m in near[n])/len(near[n]) if n in near else x[n] for n in r]
-            x.update(zip(r, _settle(want, [size(n) for n in r], gap, room)))
+    x = _places(rows, links, size, gap, room)
     y = {n: i*(h + drop) for i, r in enumerate(rows) for n in r}
     def bend(p): # leave the box below, pass the stand-ins, arrive from above
         return [(x[n], y[n] + d) for n in p
                 for d in ((h,) if n == p[0] else (0,) if n == p[-1] else (0, h))]
-    return ({n: (x[n] - w/2, y[n]) for n in nodes}, {e: bend(p) for e, p in paths.items()},
-            room, len(rows)*(h + drop) - drop)
+    corners = {n: (x[n] - w/2, y[n]) for n in nodes}
+    lines = {e: bend(p) for e, p in paths.items()}
+    return corners, lines, room, len(rows)*(h + drop) - drop
 
-# %% ../nbs/02_plot.ipynb #b9663dfa
+# %% ../nbs/02_plot.ipynb #a39a3acd
 def fit(
     text: str,
     columns: int = 18, rows: int = 2, # what the box holds
 ) -> list[str]:
-    "Words of `text` broken into at most `rows` lines of `columns`, cut with an ellipsis"
+    "Words of `text` in at most `rows` lines of `columns`, cut with an ellipsis"
     wide = lambda s: sum(2 if east_asian_width(c) in 'WF' else 1 for c in s)
     out, words = [], text[:columns*rows*4].split()
     while words and len(out) < rows:
         line = words.pop(0)
-        while words and wide(f'{line} {words[0]}') <= columns: line += ' ' + words.pop(0)
+        while words and wide(f'{line} {words[0]}') <= columns:
+            line += ' ' + words.pop(0)
         if wide(line) > columns:
-            cut = next(i for i in range(len(line), 0, -1) if wide(line[:i]) <= columns)
+            cut = max(i for i in range(1, len(line)) if wide(line[:i]) <= columns)
             words.insert(0, line[cut:]); line = line[:cut]
         out.append(line)
     if words:
@@ -300,7 +317,7 @@ def fit(
         out[-1] = out[-1].rstrip(' ,;') + '…'
     return out
 
-# %% ../nbs/02_plot.ipynb #1ba37cae
+# %% ../nbs/02_plot.ipynb #e82ac3b7
 def chain_graph(
     chain,                # has `premises` and `steps`, as verification.steps.Chain
     verdicts: dict | None = None, # label of a step -> refuted, supported, unchecked
@@ -320,10 +337,11 @@ def chain_graph(
         for e, line in lines.items(): _arrow(ax, line, edges[e], c)
         premises = {s.label for s in chain.premises}
         for n, at in spots.items():
-            _box(ax, at, names[n], None if n in premises else said.get(n, 'unchecked'), c)
+            verdict = None if n in premises else said.get(n, 'unchecked')
+            _box(ax, at, names[n], verdict, c)
         return _finish(fig, chain_alt(chain, said))
 
-# %% ../nbs/02_plot.ipynb #c471a8eb
+# %% ../nbs/02_plot.ipynb #20b78507
 def _arrow(ax, line, inferred, c):
     "One citation, bent smoothly through its stand-ins"
     from matplotlib.path import Path
@@ -333,8 +351,10 @@ def _arrow(ax, line, inferred, c):
         m = (y0 + y1)/2
         pts += [(x0, m), (x1, m), (x1, y1)]; code += [Path.CURVE4]*3
     ax.add_patch(FancyArrowPatch(path=Path(pts, code), arrowstyle='-|>', lw=1.2,
-        mutation_scale=9, color=c['soft'], ls=(0, (3, 2)) if inferred else '-', zorder=1))
+        mutation_scale=9, color=c['soft'], zorder=1,
+        linestyle=(0, (3, 2)) if inferred else '-'))
 
+# %% ../nbs/02_plot.ipynb #cb55480c
 def _box(ax, at, s, verdict, c, w=150, h=60):
     "One statement, with its verdict in colour, outline and word"
     from matplotlib.patches import FancyBboxPatch
@@ -359,7 +379,7 @@ def _plain(text):
     "Printable characters only: a figure must never fail on what a model wrote"
     return ''.join(ch if ch.isprintable() else ' ' for ch in text)
 
-# %% ../nbs/02_plot.ipynb #ff367c73
+# %% ../nbs/02_plot.ipynb #df3602b6
 def chain_alt(
     chain, verdicts: dict | None = None,
 ) -> str:
@@ -367,8 +387,9 @@ def chain_alt(
     said = verdicts or {}
     parts = []
     for s in chain.steps:
-        cites = ', '.join(c.label + (' (inferred)' if c.inferred else '') for c in s.cites)
-        parts.append(f"step {s.label} " + (f"uses {cites}" if cites else "cites nothing") +
-                     (f", {said[s.label]}" if s.label in said else ''))
+        cites = ', '.join(c.label + ' (inferred)'*c.inferred for c in s.cites)
+        uses = f"uses {cites}" if cites else "cites nothing"
+        end = f", {said[s.label]}" if s.label in said else ''
+        parts.append(f"step {s.label} {uses}{end}")
     n = len(chain.premises)
     return f"{n} premise{'s' if n != 1 else ''}; " + '; '.join(parts) + '.'
