@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-# %% ../nbs/05a_expressions.ipynb #2f513256
+# %% ../nbs/05a_expressions.ipynb #061b41cb
 _OPS = {'−': '-', '–': '-', '—': '-', '×': '*', '⋅': '*', '·': '*', '∙': '*', '∗': '*',
-        '•': '*', '÷': '/', '⁄': '/', '^': '**', '**': '**', '\\times': '*', '\\cdot': '*',
+        '•': '*', '÷': '/', '⁄': '/', 'plus': '+', 'minus': '-', 'times': '*', 'multiplied by': '*',
+        'divided by': '/', '^': '**', '**': '**', '\\times': '*', '\\cdot': '*',
         '\\div': '/', '\\ast': '*'}
 _RELS = {'==': '=', '≈': '~', '≅': '~', '~=': '~', '\\approx': '~', '≠': '!=',
          '\\neq': '!=', '\\ne': '!=', '≤': '<=', '≥': '>=', '\\le': '<=', '\\leq': '<=',
@@ -25,10 +26,11 @@ _HALVES = dict(zip('½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞', '1/2 1/3 2/3 1/
 _SUPER = dict(zip('⁰¹²³⁴⁵⁶⁷⁸⁹', '0123456789'))
 _TOKEN = re.compile(r'''
  (?P<mark><<[^<>\n]{0,200}>>)
-|(?P<bad>\d+(?:st|nd|rd|th)\b|[=-]+>|=<|\d{31,}|\d+(?:\.\d+)?[eE][+-]?\d+\b|\\\\)
+|(?P<bad>\d+(?:st|nd|rd|th)\b|[=-]+>(?!>)|=<(?!<)|\d{31,}|\d+(?:\.\d+)?[eE][+-]?\d+\b|\\\\)
 |(?P<num>\d{1,3}(?:\{?,\}?\d{3})+(?![\d])(?:\.\d+)?|\d+\.\d+|(?<!\d)\.\d+|\d+|[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞])
 |(?P<rel>==?|≈|≅|≃|~=|≠|!=|<=|>=|≤|≥|≡|<|>|\\(?:approx|simeq|cong|neq?|leq?|geq?|lt|gt|equiv)(?![a-zA-Z])|\bequals\b)
 |(?P<op>\*\*|[-+*/^−–—×⋅·∙∗•÷⁄]|\\(?:times|cdot|div|ast)(?![a-zA-Z]))
+|(?P<say>\b(?:plus|minus|times|divided\ by|multiplied\ by)\b)
 |(?P<sup>[⁰¹²³⁴⁵⁶⁷⁸⁹]+)
 |(?P<func>√|\bsqrt\b|\\(?:sqrt|[dt]?frac|[dt]?binom)(?![a-zA-Z]))
 |(?P<skip>\\left(?![a-z])|\\right(?![a-z])|\\boxed(?![a-z])|\\[,;! ]|&|\\displaystyle|~)
@@ -43,7 +45,7 @@ _TOKEN = re.compile(r'''
 |(?P<sep>.|\n)
 ''', re.X)
 
-# %% ../nbs/05a_expressions.ipynb #f8909959
+# %% ../nbs/05a_expressions.ipynb #8a5de42d
 @dataclass(frozen=True, slots=True)
 class Token:
     "A piece of text: kind, canonical spelling, place"
@@ -64,20 +66,25 @@ def tokens(
         if kind in ('gap', 'skip'):
             space = space or kind == 'gap'
             continue
-        if kind == 'op': s = _OPS.get(s, s)
+        if kind in ('op', 'say'): s = _OPS.get(s, s)
         elif kind == 'rel': s = _RELS.get(s, s)
         elif kind == 'word' and len(s) == 1 and s not in 'aI': kind = 'name'
         out.append(Token(kind, s, m.start(), m.end(), space))
         space = False
     return _times(out)
 
-# %% ../nbs/05a_expressions.ipynb #6f472755
+# %% ../nbs/05a_expressions.ipynb #5dc5265b
 def _times(toks):
     "`5 x 3` is a product, `5x + 3` is not; `5C3` is a binomial, `5!=` no relation"
     for i, t in enumerate(toks):
-        if i == 0 or i + 1 >= len(toks): continue
+        if i == 0 or i + 1 >= len(toks):
+            if t.kind == 'say': toks[i] = Token('word', t.text, t.start, t.end, t.space)
+            continue
         a, b = toks[i-1], toks[i+1]
-        if t.text in ('x', 'X') and b.kind in ('num', 'lp', 'cur', 'func') and (
+        if t.kind == 'say':
+            ok = a.kind in ('num', 'rp', 'pct', 'word') and b.kind in ('num', 'lp', 'cur', 'func')
+            toks[i] = Token('op' if ok else 'word', t.text, t.start, t.end, t.space)
+        elif t.text in ('x', 'X') and b.kind in ('num', 'lp', 'cur', 'func') and (
             a.kind in ('num', 'rp', 'pct', 'cur', 'mark') or a.kind == 'word' and i > 1):
             if t.space == b.space or b.kind == 'num':
                 toks[i] = Token('op', '*', t.start, t.end, t.space)
@@ -159,7 +166,7 @@ def _group(w):
     w.ops += sub.ops
     return s
 
-# %% ../nbs/05a_expressions.ipynb #a1a95672
+# %% ../nbs/05a_expressions.ipynb #abb1139b
 def _on_num(w, t):
     nxt = w.toks[w.i:w.i+3]
     s = _number(t.text)
@@ -185,9 +192,11 @@ def _on_op(w, t):
         if t.text not in '+-': raise _No('an operator without a left side')
         if w.out and w.out[-1] in ('+', '-') and w.unary: raise _No('three signs')
         w.unary = w.last == 'op'
+        if t.text == '+' and w.unary: w.doubts.add('two signs')
         w.out.append(t.text); w.last = 'op'
         return
     w.unary = False
+    if t.text == '/' and len(w.out) > 1 and w.out[-2] == '/': w.doubts.add('a/b/c')
     w.out.append(t.text); w.last = 'op'; w.ops += 1
 
 def _per(w, t):
@@ -197,7 +206,7 @@ def _per(w, t):
     if not (w.units and (tight or unit_of(word.text))): raise _No('words')
     w.units.append('/' + word.text); w.i += 1
 
-# %% ../nbs/05a_expressions.ipynb #15d9e8fb
+# %% ../nbs/05a_expressions.ipynb #df5726a7
 def _on_word(w, t):
     s = t.text
     if w.last == 'operand':
@@ -210,6 +219,10 @@ def _on_word(w, t):
         run = 0
         while run < 4 and w.i - 2 - run >= 0 and w.toks[w.i-2-run].kind == 'word': run += 1
         if run >= 4: raise _No('words')
+        if not t.space and w.toks[w.i-2].kind == 'num' and not unit_of(s) and s != 'mph':
+            if len(s) == 1: raise _No('names')
+            w.doubts.add('a word at the number')
+        if s.lower() in ('a', 'an', 'the'): w.doubts.add('an article')
         w.units += [s.lower()] if s else []
         u = unit_of(s)
         if u and w.convert and not w.measured:
@@ -561,17 +574,47 @@ def _trim(toks, a, b, depth, doubts):
         doubts.add('cut'); b -= 1
     return (a, b, doubts) if b > a else None
 
-# %% ../nbs/05a_expressions.ipynb #bb515866
+# %% ../nbs/05a_expressions.ipynb #b680e54e
 def _left_doubts(toks, a, i):
     "Why the left side might begin elsewhere"
     before, d = toks[a-1] if a else None, set()
     first = toks[a]
-    if first.text == '-' and (a + 1 < i and toks[a+1].space): d.add('bullet')
-    if before and before.kind == 'word' and before.text.lower() in _LABELS: d.add('label')
-    if before and before.text in ':,' and a > 1 and toks[a-2].kind == 'num' and not first.space: d.add('list')
-    if before and before.text == ',' and a > 1 and toks[a-2].kind == 'num' and i - a == 1: d.add('list')
-    if before and before.kind == 'bad': d.add('label')
+    two = toks[a-2] if a > 1 else None
+    if first.text == '-' and a + 1 < i and toks[a+1].space: d.add('bullet')
+    if before is None: return d
+    word = before.text.lower() if before.kind == 'word' else ''
+    if word.rstrip('s') in _LABELS or before.kind == 'bad': d.add('label')
+    if two and two.kind == 'num' and (before.text == ':' and not first.space or before.text == ','): d.add('list')
+    if before.kind == 'num' or before.text == 'and' and two and _fraction(toks, a): d.add('torn number')
+    if before.text in '.,(' and two and two.kind in ('op', 'cur'): d.add('torn')
+    if word:
+        k = _run(toks, a - 1, -1)
+        if k is not None and k >= 0 and toks[k].kind == 'op': d.add('torn')
+    k = _run(toks, i - 1, -1)
+    if k is None or i - 1 - k > 2: d.add('a long unit')
     return d
+
+def _fraction(toks, k):
+    "Do the tokens from k on read as a fraction, perhaps in brackets?"
+    rest = [t for t in toks[k:k+5] if t.kind not in ('cur', 'lp')]
+    return len(rest) > 2 and rest[0].kind == rest[2].kind == 'num' and rest[1].text == '/' or (
+        bool(rest) and rest[0].text in _HALVES)
+
+def _right_doubts(text, toks, begin, end):
+    "Why the right side might end elsewhere"
+    d, rest = set(), toks[end:end+6]
+    if not rest: return d
+    words = [t for t in rest if t.kind == 'word']
+    t = rest[0]
+    if t.kind == 'num' or t.kind == 'word' and len(rest) > 1 and rest[1].kind == 'num' and unit_of(toks[end-1].text): d.add('torn number')
+    if t.text == '…' or t.text == '.' and len(rest) > 1 and rest[1].text == '.': d.add('an ellipsis')
+    if t.text == 'and' and _fraction(toks, end + 1) or len(rest) > 2 and words and rest[1].text == 'and' and _fraction(toks, end + 2): d.add('torn number')
+    if t.kind in ('lp', 'name') or t.text == '/': d.add('cut')
+    if t.text == ':' and len(rest) > 1 and rest[1].kind == 'num' and not rest[1].space: d.add('a ratio')
+    if any(toks[k].text == 'of' for k in range(begin, end)): d.add('of')
+    return d
+
+_ROUND = re.compile(r'remain|left ?over|round|whole|full|complete|approx|about|estimat|nearest|at least|almost', re.I)
 
 _MOD = re.compile(r'\s*[({]?\s*\\?p?mod\s*\{?\s*(\d{1,9})\s*\}?\s*[)}]?')
 
@@ -586,8 +629,8 @@ def equations(
         a, right = _left(toks, i), _right(toks, i)
         if a is None or right is None: continue
         begin, end, doubts = right
-        if end < len(toks) and toks[end].text == ':' and end + 1 < len(toks) and not toks[end+1].space: continue
-        doubts |= _left_doubts(toks, a, i)
+        doubts |= _left_doubts(toks, a, i) | _right_doubts(text, toks, begin, end)
+        if _ROUND.search(text): doubts.add('rounding')
         e = Equation(text[toks[a].start:toks[i-1].end], t.text,
                      text[toks[begin].start:toks[end-1].end], toks[a].start, toks[end-1].end,
                      not (a and toks[a-1].kind == 'rel'), None, frozenset(doubts))

@@ -16,12 +16,7 @@ from ..expressions import (Equation, Token, Unparseable, Value, equations,
                                    evaluate, number_of, tokens, unit_of)
 from .steps import Check, parse
 
-# %% ../../nbs/50a_calculation.ipynb #de3b7682
-_FACTORS = {Fraction(a, b) for a in (1,) for b in ()} | {Fraction(n) for n in (
-    2, 4, 5, 7, 10, 12, 16, 24, 25, 28, 30, 31, 36, 48, 52, 60, 100, 120, 144, 168, 360, 365, 366, 1000,
-    1440, 2000, 3600, 10000, 100000, 1000000, 5280, 86400)}
-_FACTORS |= {1 / f for f in _FACTORS}
-
+# %% ../../nbs/50a_calculation.ipynb #d481bc46
 def _near(a, b, tol):
     "Is |a - b| <= tol, exactly where both are rational"
     if isinstance(a, Fraction) and isinstance(b, Fraction): return abs(a - b) <= tol
@@ -29,6 +24,11 @@ def _near(a, b, tol):
     d = sympy.N(a - b if not isinstance(a, Fraction) else b - a, 40) if not isinstance(b, Fraction) \
         else sympy.N(a - sympy.Rational(b.numerator, b.denominator), 40)
     return bool(abs(d) <= sympy.Rational(tol.numerator, tol.denominator) + sympy.Float('1e-30'))
+
+def _cut_off(a, b, decimals):
+    "Is b = a with the further decimals dropped (0.66 for 2/3)?"
+    if not isinstance(a, Fraction): return False
+    return 0 <= abs(a) - abs(b) < Fraction(1, 10**decimals) and a * b > 0 and (a * 10**(decimals + 2)).denominator > 1
 
 def _tolerance(a, b):
     "Half a unit in the last decimal of a bare side, and that decimal"
@@ -43,21 +43,31 @@ def _compare(relation, a, b, tol=Fraction(0)):
     d = a - b if type(a) is type(b) else float(a) - float(b)
     return bool({'<': d < 0, '>': d > 0, '<=': d <= 0, '>=': d >= 0}[relation])
 
-# %% ../../nbs/50a_calculation.ipynb #35660075
+# %% ../../nbs/50a_calculation.ipynb #6c9a9980
 def _holds(e, a, b, names):
     "Does any fair reading of the equation hold?"
     tol, _ = _tolerance(a, b)
     if 'hedge' in e.doubts or e.relation == '~': tol = max(tol, Fraction(1, 2))
     if _compare(e.relation, a.number, b.number, tol): return True
     if e.relation not in ('=', '~'): return False
+    if b.decimals and _cut_off(a.number, b.number, b.decimals): return True
+    if 'a/b/c' in a.doubts | b.doubts:
+        x, y = (number_of(re.sub(r'/(\d+)/(\d+)', r'/(\1/\2)', v.text)) for v in (a, b))
+        if isinstance(x, Fraction) and isinstance(y, Fraction) and _near(x, y, tol): return True
     if a.percent or b.percent:
         x, y = (number_of(_PCT.sub(r'(\1)', v.text)) for v in (a, b))
         t2 = tol * 100 if b.percent else tol
-        if x and y and not isinstance(x, Unparseable) and not isinstance(y, Unparseable) and _near(x, y, t2): return True
+        if isinstance(x, Fraction) and isinstance(y, Fraction) and (
+            _near(x, y, t2) or b.decimals and _cut_off(x, y, max(b.decimals - 2 * b.percent, 1))): return True
     if a.units or b.units:
         x, y = evaluate(e.left, names, True), evaluate(e.right, names, True)
         if x and y and _near(x.number, y.number, tol): return True
     return False
+
+_KNOWN = dict(time='second minute hour day week', months='month year', length='inch foot yard mile',
+    metre='mm cm m km', weight='ounce pound ton', gram='mg g kg', volume='cup pint quart gallon',
+    litre='ml l', money='cent $', count='')
+_KNOWN = {d: s.split() for d, s in _KNOWN.items()}
 
 def _sizes(v):
     out = {}
@@ -73,7 +83,7 @@ def _mixed_units(a, b):
     return any(len(x.get(d, set()) | y.get(d, set())) > 1 for d in {*x, *y}) or (
         'months' in {*x, *y} and 'time' in {*x, *y})
 
-# %% ../../nbs/50a_calculation.ipynb #683c7bbf
+# %% ../../nbs/50a_calculation.ipynb #6a20bf3b
 def _pure(a, b):
     "`2 hours = 120 minutes`: two bare numbers of one dimension"
     if a.operators or b.operators or len(a.units) != 1 or len(b.units) != 1: return None
@@ -90,23 +100,35 @@ def _slack(v):
         if d < 2: continue
         up = number_of(v.text[:m.end()] + '5' + v.text[m.end():])
         if isinstance(up, Fraction): total += abs(up - v.number)
-    return total
+    return total if total <= abs(v.number) / 50 else Fraction(0)
+
+def _silent_unit(a, b):
+    "Could one side be in a unit that the other leaves unsaid? `25 * 4 = $1`"
+    if not (a.number and b.number): return False
+    x, y = _sizes(a), _sizes(b)
+    dims = {*x, *y}
+    if len(dims) != 1 or x and y: return False
+    (d,), q = dims, a.number / b.number
+    sizes = {s for dim, s in map(unit_of, _KNOWN[d])} | ({1, 24 * 30, 24 * 365} if d == 'time' else set())
+    return any(q == Fraction(s, u) for s in sizes for u in sizes if s != u)
 
 def _doubtful(e, a, b):
     "Why a failed equation is not held against the step"
-    if e.doubts - {'hedge'} or (a.doubts | b.doubts): return 'another reading'
+    if e.doubts - {'hedge', 'rounding', 'mark'} or (a.doubts | b.doubts): return 'another reading'
     if e.relation not in ('=', '~'): return '' if a.operators or b.operators else 'a comparison'
     if not (isinstance(a.number, Fraction) and isinstance(b.number, Fraction)): 
         if not _near(a.number, b.number, Fraction(1, 100)): return ''
         return 'a rounded root'
-    if e.first and not a.operators: return 'nothing is computed'
+    if e.first and not a.operators and 'mark' not in e.doubts: return 'nothing is computed'
     if not a.operators and not b.operators and a.units and b.units and a.units != b.units: return 'units'
     if _mixed_units(a, b): return 'units'
-    if (a.units or b.units) and a.number and b.number and a.number / b.number in _FACTORS: return 'units'
+    if _silent_unit(a, b): return 'units'
     if a.percent != b.percent and a.operators and b.operators: return 'percent'
     if abs(a.number - b.number) <= _slack(a) + _slack(b): return 'rounded operands'
-    near = abs(a.number - b.number) <= abs(a.number) / 20
-    if near and ('hedge' in e.doubts or e.relation == '~'): return 'an estimate'
+    gap = abs(a.number - b.number)
+    rough = 'hedge' in e.doubts or e.relation == '~'
+    if rough and gap <= abs(a.number) / 20: return 'an estimate'
+    if 'rounding' in e.doubts and gap < 1 and (a.number.denominator > 1 or b.decimals): return 'rounding'
     return ''
 
 # %% ../../nbs/50a_calculation.ipynb #fee6a832
@@ -144,7 +166,7 @@ def judge(
     if doubt: return 'unchecked', doubt, None
     return 'refuted', f'{e.left.strip()} is {_show(a.number)}, not {_show(b.number)}', _certificate(e, a, b)
 
-# %% ../../nbs/50a_calculation.ipynb #1e81e81f
+# %% ../../nbs/50a_calculation.ipynb #f7cf1ab7
 def _marks(text):
     "Checks of the calculator marks `<<48/2=24>>24`: (verdict, why, certificate, span)"
     toks = tokens(text)
@@ -152,7 +174,7 @@ def _marks(text):
         if t.kind != 'mark': continue
         sides = t.text[2:-2].split('=')
         if len(sides) != 2: continue
-        e = Equation(sides[0], '=', sides[1], t.start, t.end)
+        e = Equation(sides[0], '=', sides[1], t.start, t.end, doubts=frozenset({'mark'}))
         v, why, cert = judge(e)
         yield v, why, cert, (t.start, t.end)
         after = toks[i+1] if i + 1 < len(toks) else None
@@ -162,7 +184,7 @@ def _marks(text):
         if not (isinstance(a, Value) and isinstance(r, Value) and isinstance(b, Value)): continue
         if b.number != r.number and not _near(a.number, b.number, _tolerance(a, b)[0]):
             pct = i + 2 < len(toks) and toks[i+2].kind == 'pct'
-            if r.number and b.number / r.number in _FACTORS or pct: continue
+            if pct or r.number and b.number / r.number in (100, Fraction(1, 100)): continue
             cert = dict(type='arithmetic', left=a.text, relation='=', right=b.text, decimals=b.decimals or None)
             yield 'refuted', f'the mark gives {_show(r.number)}, the text {_show(b.number)}', cert, (t.start, after.end)
 
