@@ -122,14 +122,14 @@ def check(
         out.append(row | {'status': status, 'records': n})
     return out
 
-# %% ../nbs/07_data.ipynb #6b982790
+# %% ../nbs/07_data.ipynb #a77cb6d1
 def _read_json(path):
     "Rows of a JSON array or JSON Lines file, gzip too"
     raw = path.read_bytes()
     if path.suffix == '.gz': raw = gzip.decompress(raw)
     text = raw.decode('utf-8')
     if text.lstrip()[:1] == '[': return json.loads(text)
-    return [json.loads(l) for l in text.splitlines() if l.strip()]
+    return [json.loads(l) for l in text.split('\n') if l.strip()]
 
 def _text(x): return '' if x is None else str(x)
 
@@ -324,7 +324,7 @@ def _one_object(text):
     try: return _json(text)
     except (ValueError, RecursionError): return None
 
-# %% ../nbs/07_data.ipynb #4f3627ed
+# %% ../nbs/07_data.ipynb #700616c3
 _ABBREVIATION = frozenset('''mr mrs ms dr prof st jr sr vs etc e.g i.e cf fig eq eqs
     sec no vol pp al approx dept est inc ltd co corp a.m p.m u.s u.k ph.d jan feb mar
     apr jun jul aug sep sept oct nov dec'''.split())
@@ -344,8 +344,9 @@ def _ends(text, m):
     if word in _ABBREVIATION:
         return not after or (after.isupper() and word in ('etc', 'a.m', 'p.m'))
     if re.fullmatch(r'[b-hj-z]', word) and after: return False  # an initial
-    line = text[text.rfind('\n', 0, m.start()) + 1:m.start()].strip('( ')
-    if re.fullmatch(r'\d+', word) and line == word: return False # a list number
+    near = max(0, m.start() - 40)
+    line = text[text.rfind('\n', near, m.start()) + 1 or near:m.start()].strip('( ')
+    if word.isdigit() and line == word: return False # a list number
     return not after.islower()
 
 # %% ../nbs/07_data.ipynb #4bd93dc1
