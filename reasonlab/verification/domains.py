@@ -1,4 +1,4 @@
-"""Three small worlds where every step can be recomputed: bracket stacks, swapped objects, joined letters
+"""Two small worlds where every step can be recomputed: bracket stacks, swapped objects
 
 Docs: https://reasonlab.github.io/reasonlab/domains.html.md"""
 
@@ -30,7 +30,7 @@ def clauses(
     return [(m.end() - len(m[0].lstrip()), m[0].strip())
             for m in _CLAUSE.finditer(text) if m[0].strip()]
 
-# %% ../../nbs/50b_domains.ipynb #c6bb2d43
+# %% ../../nbs/50b_domains.ipynb #c1f21ba0
 class Domain:
     "A checker that replays the steps of one kind of problem"
     kind = 'domain'
@@ -38,6 +38,7 @@ class Domain:
 
     def start(self, chain): "The state before the first step, or None"
     def judge(self, state, at, clause): "Yields (start, end, why, certificate)"
+    def close(self, state, step): return () # likewise, when a step is read
 
     def applies(self, chain) -> bool:
         "Is this chain about such a problem? Decided from its text alone"
@@ -51,7 +52,7 @@ class Domain:
         "The same for all steps, in order"
         return [c for s in chain.steps for c in self.check(s, chain)]
 
-# %% ../../nbs/50b_domains.ipynb #59dc8520
+# %% ../../nbs/50b_domains.ipynb #76ead47d
 @lru_cache(maxsize=64)
 def _walk(domain, chain):
     "Checks by the index of the step; None when the domain does not apply"
@@ -59,8 +60,9 @@ def _walk(domain, chain):
     state = self.start(chain)
     if state is None: return None
     for s in chain.steps:
-        out[s.index] = [_as_check(s.start, *claim) for at, c in clauses(s.text)
-                        for claim in self.judge(state, at, c)]
+        said = [claim for at, clause in clauses(s.text)
+                for claim in self.judge(state, at, clause)] + [*self.close(state, s)]
+        out[s.index] = [_as_check(s.start, *claim) for claim in said]
     return out if sum(map(len, out.values())) >= self.least else None
 
 def weigh(
@@ -296,11 +298,11 @@ def _table(question, choices=()):
     options = {k: _value(v, have.values()) for k, v in lines}
     return _Table(have, swaps, asked.pop() if len(asked) == 1 else None, options)
 
-# %% ../../nbs/50b_domains.ipynb #2f7a4404
+# %% ../../nbs/50b_domains.ipynb #575b1e4e
 _BACK = re.compile(r'\b(?:since|because|before|previously|while|when|as|if|who|which)'
                    r'\b[^,:]*[,:]?', re.I)
-_VERB = (r"(?:\s*[:=→]\s*|\s+[-–]\s+|\s+(?:now |then |still |also )*(?:has|holds?|gets?|"
-         r"got|receives?|ends? (?:up )?with|is|plays|dances|with)\b)")
+_VERB = (r"(?:\s*[:=→]\s*|\s+[-–]\s+|\s+(?:now |then |still |also )*(?:has|holds?|"
+         r"gets?|got|receives?|ends? (?:up )?with|is|plays|dances|with)\b)")
 
 def _claims(clause, t):
     "Person -> value, as far as a clause says so"

@@ -12,11 +12,12 @@ import re
 from dataclasses import dataclass, field
 from .domains import Domain, plain, weigh
 
-# %% ../../nbs/50f_letters.ipynb #1cfeef87
+# %% ../../nbs/50f_letters.ipynb #db4d8ea4
 _PLACE = {'first': 0, 'second': 1, 'third': 2, 'last': -1, 'final': -1,
           'second-to-last': -2, 'second to last': -2, 'penultimate': -2}
 _WHICH = '|'.join(sorted(_PLACE, key=len, reverse=True))
-_JOIN = re.compile(r'concat|\bjoin|\bcombin|together|\bappend|new (?:word|string)', re.I)
+_JOIN = re.compile(r'concat|\bjoin|\bcombin|together|\bappend|new (?:word|string)',
+                   re.I)
 
 @dataclass
 class _Row:
