@@ -166,12 +166,14 @@ def _group(w):
     w.ops += sub.ops
     return s
 
-# %% ../nbs/05a_expressions.ipynb #abb1139b
+# %% ../nbs/05a_expressions.ipynb #59e7dcc5
 def _on_num(w, t):
     nxt = w.toks[w.i:w.i+3]
     s = _number(t.text)
+    if re.match(r'0\d', t.text): w.doubts.add('a leading zero')
     if w.last == 'operand':
         p = w.toks[w.i-2]
+        if p.kind == 'bang': return w.operand(s, t)
         mixed = p.kind == 'num' and p.text.isdigit() and (t.text in _HALVES or (
             t.text.isdigit() and len(nxt) > 1 and nxt[0].text == '/' and nxt[1].kind == 'num'
             and int(t.text) < int(nxt[1].text.replace('.', '0').replace(',', '') if nxt[1].text not in _HALVES else 0)))
@@ -287,7 +289,7 @@ def _write(w):
     if w.last != 'operand': raise _No('it ends in the middle')
     return ''.join(w.out)
 
-# %% ../nbs/05a_expressions.ipynb #8a523f31
+# %% ../nbs/05a_expressions.ipynb #85e6f029
 _UNITS = {}
 for _dim, _rows in dict(
     time='second seconds sec secs 1;minute minutes min mins 60;hour hours hr hrs 3600;'
@@ -300,7 +302,7 @@ for _dim, _rows in dict(
     gram='mg milligrams 1;g gram grams 1000;kg kilogram kilograms kgs 1000000',
     volume='cup cups 1;pint pints 2;quart quarts 4;gallon gallons 16',
     litre='ml milliliters milliliter 1;l L liter liters litre litres 1000',
-    money='cent cents penny pennies ¢ 1;nickel nickels 5;dime dimes 10;$ dollar dollars 100',
+    money='cent cents penny pennies ¢ 1;nickel nickels 5;dime dimes 10;quarter quarters 25;$ dollar dollars 100',
     count='pair pairs 2;dozen dozens 12;score 20;hundred hundreds 100;thousand thousands k 1000;'
           'million millions 1000000;billion billions 1000000000',
 ).items():
@@ -345,15 +347,15 @@ def _sympy(a):
     import sympy
     return sympy.Rational(a.numerator, a.denominator)
 
-# %% ../nbs/05a_expressions.ipynb #fcd1dc30
+# %% ../nbs/05a_expressions.ipynb #12fa1cf8
 def _call(name, args):
     "sqrt, factorial and binomial, in bounds"
     if name == 'sqrt' and len(args) == 1: return _power(args[0], Fraction(1, 2))
     if any(not isinstance(a, Fraction) or a.denominator != 1 or a < 0 for a in args):
         raise _No('not a whole number')
     n = [int(a) for a in args]
-    if name == 'factorial' and len(n) == 1 and n[0] <= 170: return Fraction(math.factorial(n[0]))
-    if name == 'binomial' and len(n) == 2 and n[0] <= 1000: return Fraction(math.comb(*n))
+    if name == 'factorial' and len(n) == 1 and n[0] <= 1500: return Fraction(math.factorial(n[0]))
+    if name == 'binomial' and len(n) == 2 and n[0] <= 10_000 and min(n[1], n[0] - n[1]) <= 500: return Fraction(math.comb(*n))
     raise _No('an unknown function, or too big')
 
 def _binary(op, a, b):
@@ -474,7 +476,7 @@ def _unit_run(toks, j):
     words = toks[k+1:j+1]
     return None if any(w.text.lower() in _BREAK for w in words) else k
 
-# %% ../nbs/05a_expressions.ipynb #ff8901d5
+# %% ../nbs/05a_expressions.ipynb #a784f0e7
 def _left(toks, i):
     "First token of the expression that ends before toks[i], or None"
     j, depth, r = i - 1, 0, 'rel'
@@ -504,14 +506,14 @@ def _left(toks, i):
         elif k == 'num' and r in ('num', 'mark') and not _mixed(toks, j): break
         elif k == 'name' and r in ('num', 'cur', 'name'): break
         r = toks[j].kind; j -= 1
-    if depth or j + 1 >= i: return None
+    if depth or all(t.kind == 'cur' for t in toks[j+1:i]): return None
     return j + 1
 
 def _mixed(toks, j):
     n = toks[j+1:j+4]
     return len(n) > 0 and (n[0].text in _HALVES or len(n) == 3 and n[1].text == '/')
 
-# %% ../nbs/05a_expressions.ipynb #6cc1ed59
+# %% ../nbs/05a_expressions.ipynb #7198a349
 def _right(toks, i):
     "One past the last token of the expression after toks[i], and doubts"
     j, depth, l, doubts, n = i + 1, 0, 'rel', set(), len(toks)
@@ -522,7 +524,7 @@ def _right(toks, i):
         t = toks[j]; k = t.kind
         if k in ('rel', 'bad', 'sep'): break
         if k == 'lp':
-            if l in _ENDS and depth == 0 and not _product(toks, j): break
+            if l in _ENDS and depth == 0 and t.text != '{' and not _product(toks, j): break
             depth += 1
         elif k == 'rp':
             if depth == 0: break
@@ -531,13 +533,12 @@ def _right(toks, i):
             stop = _word_right(toks, j, l, depth)
             if stop is None: return None
             if stop < 0: j = -stop; break
-        elif k == 'num' and l in ('num', 'rp', 'mark') and l != 'mark':
-            if not _mixed(toks, j - 1): break
-        elif k == 'bang' and (j + 1 >= n or toks[j+1].kind not in ('op', 'rel', 'rp')): break
+        elif k == 'num' and l in ('num', 'rp') and not depth and not _mixed(toks, j - 1): break
+        elif k == 'bang' and not depth and (j + 1 >= n or toks[j+1].kind not in ('op', 'rel', 'rp')): break
         l = k; j += 1
     return _trim(toks, begin, j, depth, doubts)
 
-# %% ../nbs/05a_expressions.ipynb #9e4c6bc9
+# %% ../nbs/05a_expressions.ipynb #e47e79b4
 def _word_right(toks, j, l, depth):
     "A word on the right: None = symbolic, -k = the side ends at k, 0 = go on"
     t = toks[j]
@@ -549,6 +550,7 @@ def _word_right(toks, j, l, depth):
     k = _run(toks, j, 1)
     if t.text == 'of' and l in ('num', 'pct') and j + 1 < len(toks) and toks[j+1].kind in ('num', 'cur') and (
         l == 'pct' or toks[j-2].text == '/'): return 0
+    if t.text == 'of' and l != 'word': return -j
     nxt = toks[k] if k is not None and k < len(toks) else None
     ends = nxt is not None and (nxt.kind == 'rel' or nxt.kind == 'op' and k + 1 < len(toks)
         and toks[k+1].kind in _OPERAND or nxt.kind == 'rp' and depth)
@@ -574,7 +576,7 @@ def _trim(toks, a, b, depth, doubts):
         doubts.add('cut'); b -= 1
     return (a, b, doubts) if b > a else None
 
-# %% ../nbs/05a_expressions.ipynb #b680e54e
+# %% ../nbs/05a_expressions.ipynb #b4d1b170
 def _left_doubts(toks, a, i):
     "Why the left side might begin elsewhere"
     before, d = toks[a-1] if a else None, set()
@@ -589,9 +591,9 @@ def _left_doubts(toks, a, i):
     if before.text in '.,(' and two and two.kind in ('op', 'cur'): d.add('torn')
     if word:
         k = _run(toks, a - 1, -1)
-        if k is not None and k >= 0 and toks[k].kind == 'op': d.add('torn')
+        if k is not None and k >= 0 and toks[k].kind == 'op' and toks[k+1].space: d.add('torn')
     k = _run(toks, i - 1, -1)
-    if k is None or i - 1 - k > 2: d.add('a long unit')
+    if k is None or sum(t.kind == 'word' for t in toks[k+1:i]) > 2: d.add('a long unit')
     return d
 
 def _fraction(toks, k):
@@ -602,18 +604,21 @@ def _fraction(toks, k):
 
 def _right_doubts(text, toks, begin, end):
     "Why the right side might end elsewhere"
-    d, rest = set(), toks[end:end+6]
+    side, rest, d = toks[begin:end], toks[end:end+6], set()
+    if any(t.text == 'of' for t in side): d.add('of')
+    if any(t.kind == 'op' and text[t.start].isalpha() and t.text != 'x' and t.end - t.start > 1 for t in side): d.add('spoken')
     if not rest: return d
     words = [t for t in rest if t.kind == 'word']
     t = rest[0]
-    if t.kind == 'num' or t.kind == 'word' and len(rest) > 1 and rest[1].kind == 'num' and unit_of(toks[end-1].text): d.add('torn number')
+    if t.kind == 'num': d.add('torn number')
+    if t.text in ('is', 'are', 'was', 'which') and any(u.kind == 'op' for u in side): d.add('cut')
     if t.text == '…' or t.text == '.' and len(rest) > 1 and rest[1].text == '.': d.add('an ellipsis')
     if t.text == 'and' and _fraction(toks, end + 1) or len(rest) > 2 and words and rest[1].text == 'and' and _fraction(toks, end + 2): d.add('torn number')
-    if t.kind in ('lp', 'name') or t.text == '/': d.add('cut')
+    if t.kind in ('lp', 'name') or t.text == '/' and rest[1:2] and rest[1].kind != 'word': d.add('cut')
     if t.text == ':' and len(rest) > 1 and rest[1].kind == 'num' and not rest[1].space: d.add('a ratio')
-    if any(toks[k].text == 'of' for k in range(begin, end)): d.add('of')
     return d
 
+_SCALE = re.compile(r'hundred|thousand|million|billion|dozen|halves|half', re.I)
 _ROUND = re.compile(r'remain|left ?over|round|whole|full|complete|approx|about|estimat|nearest|at least|almost', re.I)
 
 _MOD = re.compile(r'\s*[({]?\s*\\?p?mod\s*\{?\s*(\d{1,9})\s*\}?\s*[)}]?')
@@ -631,6 +636,7 @@ def equations(
         begin, end, doubts = right
         doubts |= _left_doubts(toks, a, i) | _right_doubts(text, toks, begin, end)
         if _ROUND.search(text): doubts.add('rounding')
+        if _SCALE.search(text): doubts.add('scale')
         e = Equation(text[toks[a].start:toks[i-1].end], t.text,
                      text[toks[begin].start:toks[end-1].end], toks[a].start, toks[end-1].end,
                      not (a and toks[a-1].kind == 'rel'), None, frozenset(doubts))

@@ -43,7 +43,7 @@ def _compare(relation, a, b, tol=Fraction(0)):
     d = a - b if type(a) is type(b) else float(a) - float(b)
     return bool({'<': d < 0, '>': d > 0, '<=': d <= 0, '>=': d >= 0}[relation])
 
-# %% ../../nbs/50a_calculation.ipynb #6c9a9980
+# %% ../../nbs/50a_calculation.ipynb #81ea1727
 def _holds(e, a, b, names):
     "Does any fair reading of the equation hold?"
     tol, _ = _tolerance(a, b)
@@ -55,7 +55,7 @@ def _holds(e, a, b, names):
         x, y = (number_of(re.sub(r'/(\d+)/(\d+)', r'/(\1/\2)', v.text)) for v in (a, b))
         if isinstance(x, Fraction) and isinstance(y, Fraction) and _near(x, y, tol): return True
     if a.percent or b.percent:
-        x, y = (number_of(_PCT.sub(r'(\1)', v.text)) for v in (a, b))
+        x, y = (number_of(_PCT.sub(r'(\1)', v.text)) if v.percent else v.number for v in (a, b))
         t2 = tol * 100 if b.percent else tol
         if isinstance(x, Fraction) and isinstance(y, Fraction) and (
             _near(x, y, t2) or b.decimals and _cut_off(x, y, max(b.decimals - 2 * b.percent, 1))): return True
@@ -70,9 +70,10 @@ _KNOWN = dict(time='second minute hour day week', months='month year', length='i
 _KNOWN = {d: s.split() for d, s in _KNOWN.items()}
 
 def _sizes(v):
-    out = {}
-    for w in v.units:
-        u = unit_of(w.lstrip('/'))
+    out, units = {}, [(unit_of(w.lstrip('/')), w[0] == '/') for w in v.units]
+    for u in [u for u, per in units if per]:
+        if (u, False) in units: units.remove((u, False)); units.remove((u, True))
+    for u, _ in units:
         if u: out.setdefault(u[0], set()).add(u[1])
     return out
 
@@ -83,13 +84,18 @@ def _mixed_units(a, b):
     return any(len(x.get(d, set()) | y.get(d, set())) > 1 for d in {*x, *y}) or (
         'months' in {*x, *y} and 'time' in {*x, *y})
 
-# %% ../../nbs/50a_calculation.ipynb #6a20bf3b
-def _pure(a, b):
-    "`2 hours = 120 minutes`: two bare numbers of one dimension"
-    if a.operators or b.operators or len(a.units) != 1 or len(b.units) != 1: return None
-    u, v = unit_of(a.units[0]), unit_of(b.units[0])
-    if u is None or v is None or u[0] != v[0] or u[0] in ('count',): return None
-    return u[1], v[1]
+# %% ../../nbs/50a_calculation.ipynb #0c79df0b
+_SUM = re.compile(r'[\d.()+-]+')
+
+def _measured(e, a, b):
+    "Both sides in the smallest unit, where every number has a unit of one dimension"
+    if e.relation not in ('=', '~') or e.doubts - {'rounding', 'scale', 'hedge'} or a.doubts or b.doubts: return None
+    for v in (a, b):
+        if not _SUM.fullmatch(v.text) or len(v.units) != len(re.findall(r'[\d.]+', v.text)): return None
+    known = {unit_of(u) for u in a.units + b.units}
+    if None in known or len({d for d, _ in known}) != 1 or len(known) == 1: return None
+    if 'count' in {d for d, _ in known}: return None
+    return evaluate(e.left, (), True), evaluate(e.right, (), True)
 
 def _slack(v):
     "How far rounded decimals inside an expression may move its value"
@@ -101,6 +107,8 @@ def _slack(v):
         up = number_of(v.text[:m.end()] + '5' + v.text[m.end():])
         if isinstance(up, Fraction): total += abs(up - v.number)
     return total if total <= abs(v.number) / 50 else Fraction(0)
+
+_SCALES = {Fraction(n) ** s for n in (2, 4, 12, 100, 1000, 10**6, 10**9) for s in (1, -1)}
 
 def _silent_unit(a, b):
     "Could one side be in a unit that the other leaves unsaid? `25 * 4 = $1`"
@@ -114,7 +122,7 @@ def _silent_unit(a, b):
 
 def _doubtful(e, a, b):
     "Why a failed equation is not held against the step"
-    if e.doubts - {'hedge', 'rounding', 'mark'} or (a.doubts | b.doubts): return 'another reading'
+    if e.doubts - {'hedge', 'rounding', 'mark', 'scale'} or (a.doubts | b.doubts): return 'another reading'
     if e.relation not in ('=', '~'): return '' if a.operators or b.operators else 'a comparison'
     if not (isinstance(a.number, Fraction) and isinstance(b.number, Fraction)): 
         if not _near(a.number, b.number, Fraction(1, 100)): return ''
@@ -122,16 +130,21 @@ def _doubtful(e, a, b):
     if e.first and not a.operators and 'mark' not in e.doubts: return 'nothing is computed'
     if not a.operators and not b.operators and a.units and b.units and a.units != b.units: return 'units'
     if _mixed_units(a, b): return 'units'
+    if 'scale' in e.doubts and a.number and b.number and a.number / b.number in _SCALES: return 'units'
     if _silent_unit(a, b): return 'units'
     if a.percent != b.percent and a.operators and b.operators: return 'percent'
     if abs(a.number - b.number) <= _slack(a) + _slack(b): return 'rounded operands'
+    return _rough(e, a, b)
+
+def _rough(e, a, b):
+    "Is the failure small beside an announced rounding?"
     gap = abs(a.number - b.number)
     rough = 'hedge' in e.doubts or e.relation == '~'
     if rough and gap <= abs(a.number) / 20: return 'an estimate'
     if 'rounding' in e.doubts and gap < 1 and (a.number.denominator > 1 or b.decimals): return 'rounding'
     return ''
 
-# %% ../../nbs/50a_calculation.ipynb #fee6a832
+# %% ../../nbs/50a_calculation.ipynb #bb98a0d7
 def _show(x):
     "A number for a person: 24, 3.5, 13/12"
     if not isinstance(x, Fraction): return f'{float(x):.6g}'
@@ -154,15 +167,13 @@ def judge(
     a, b = evaluate(e.left, names), evaluate(e.right, names)
     for v in (a, b):
         if not isinstance(v, Value): return 'unchecked', v.reason, None
-    pure = e.relation == '=' and _pure(a, b)
-    if pure and pure[0] != pure[1]:
-        a, b = (Value(v.number * s, f'{v.text}*{s}', decimals=v.decimals) for v, s in zip((a, b), pure))
-        ok = a.number == b.number
-    else: ok = _holds(e, a, b, names)
+    pure = _measured(e, a, b)
+    if pure: a, b = pure
+    ok = _holds(e, a, b, names)
     if ok:
         bare = e.first and not a.operators and not b.operators and not pure
         return ('unchecked', 'nothing is computed', None) if bare else ('supported', f'{a.text} = {_show(b.number)}', None)
-    doubt = '' if pure and pure[0] != pure[1] else _doubtful(e, a, b)
+    doubt = _rough(e, a, b) if pure else _doubtful(e, a, b)
     if doubt: return 'unchecked', doubt, None
     return 'refuted', f'{e.left.strip()} is {_show(a.number)}, not {_show(b.number)}', _certificate(e, a, b)
 
@@ -224,7 +235,7 @@ def _whole(text, asked, names):
         cert = dict(type='arithmetic', left=asked.text, relation='=', right=v.text, decimals=None)
         return Check('calculation', 'refuted', m.span(1), why, cert)
 
-# %% ../../nbs/50a_calculation.ipynb #4be6a7cb
+# %% ../../nbs/50a_calculation.ipynb #6b28c96b
 _HINT = re.compile(r'[=≈≠≤≥<>≡]|\\approx|\\ge|\\le|\bequals\b|\\equiv|\\neq?')
 
 @lru_cache(maxsize=2048)
@@ -237,11 +248,22 @@ def _all(chain):
         if bad: whole.append(replace(bad, span=(s.start + bad.span[0], s.start + bad.span[1])))
     return tuple(out), tuple(whole)
 
+def _bracketing(found):
+    "Two refutations that cancel because a bracket was added in passing"
+    for k, (one, two) in enumerate(zip(found, found[1:])):
+        if one[0] == two[0] == 'refuted' and one[2]['right'] == two[2]['left']:
+            x, y, z = one[2]['left'], one[2]['right'], two[2]['right']
+            if re.sub('[()]', '', x) == re.sub('[()]', '', y) and number_of(x) == number_of(z):
+                why = f'brackets added in passing; {z} is right'
+                found[k:k+2] = [('unchecked', why, None, f[3]) for f in (one, two)]
+    return found
+
 def _checks(s, asked=None, names=None):
     found = []
     if asked is not None: found += [(*r, span) for r, span in _named(s.text, names)]
     else: found += [(*judge(e), (e.start, e.end)) for e in equations(s.text)]
     if '<<' in s.text: found += _marks(s.text)
+    found = _bracketing(found)
     for verdict, why, cert, (a, b) in sorted(found, key=lambda f: f[3]):
         yield Check('calculation', verdict, (s.start + a, s.start + b), why, cert)
 
