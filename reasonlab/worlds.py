@@ -326,13 +326,15 @@ def _skipped_step(rng, s):
     bad['cites'][at:at + 1] = gone['cites']
     if gone['result'] not in _cited_values(s, steps, bad): return steps, bad['name']
 
-# %% ../nbs/06_worlds.ipynb #faae0ad8
+# %% ../nbs/06_worlds.ipynb #6c1924c0
 def _irrelevant_step(rng, s):
     "A correct step that nobody needs"
     steps = s.clean()
     at = int(rng.integers(1, len(steps) + 1))
     value = s.numbers | {x['name']: x['result'] for x in steps[:at]}
-    a, b = (str(x) for x in rng.choice(sorted(value), 2, replace=False))
+    order = [x['name'] for x in steps[:at]] + list(s.numbers) # as real steps do
+    a, b = sorted((str(x) for x in rng.choice(sorted(value), 2, replace=False)),
+                  key=order.index)
     used = [set(n['args']) for n in s.nodes]
     r = value[a] + value[b]
     if {a, b} in used or r > s.top or a.split('/')[0] == b.split('/')[0]: return None
