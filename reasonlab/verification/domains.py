@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from .steps import Check
 
-# %% ../../nbs/50b_domains.ipynb #d19d31b5
-_MARKS = str.maketrans({'*': ' ', '“': '"', '”': '"', '‘': "'", '’': "'", '`': "'"})
+# %% ../../nbs/50b_domains.ipynb #1416d191
+_MARKS = str.maketrans({'*': ' ', '\u00a0': ' ', '“': '"', '”': '"', '‘': "'",
+                        '’': "'", '`': "'"})
 _ARROW = re.compile(r'<?[-=]{1,2}>')
 _CLAUSE = re.compile(r'(?:(?!\n|[.!?;]\s+[A-Z"\'#]).)+[.!?;]?')
 
 def plain(text: str) -> str:
     "One kind of quote and of arrow, no decoration; the length is kept"
-    return _ARROW.sub(lambda m: '→'.rjust(len(m[0])), text.translate(_MARKS))
+    def sign(m): return ('↔' if m[0][0] == '<' else '→').rjust(len(m[0]))
+    return _ARROW.sub(sign, text.translate(_MARKS))
 
 def clauses(
     text: str, # a step
@@ -140,13 +142,13 @@ def _stack_claim(clause):
     value = [] if m['value'].lower() == 'empty' else symbols(m['value'])
     return clause[:m.start()], value
 
-# %% ../../nbs/50b_domains.ipynb #2476ad7e
+# %% ../../nbs/50b_domains.ipynb #bc510258
 def _show(stack): return f'"{" ".join(stack)}"' if stack else 'empty'
 
 def _reading(t, symbol):
     "Is this the next symbol of the input? None: is the input used up?"
     want = t.input[t.read] if t.read < len(t.input) else None
-    here, cert = t.read, dict(type='reading', input=t.input, position=t.read,
+    here, cert = t.read, dict(type='sequence', items=t.input, position=t.read,
                               stated=symbol)
     if symbol is None: t.ended, t.read = True, len(t.input)
     else:
@@ -223,10 +225,11 @@ class Brackets(Domain):
         if read: yield from _reading(t, read)
         yield from _applying(t, read, value)
 
-# %% ../../nbs/50b_domains.ipynb #f35aa2bc
+# %% ../../nbs/50b_domains.ipynb #9636d86d
 _N = r"[A-Z][A-Za-z'\-]*"
 _ACT = r'(?:swap|switch|trade|exchange)(?:s|es|d|ped|ed)?'
 _PAIR = re.compile(rf'\b({_N}) (?:and|with|&) ({_N}),? (?:\w+ ){{0,2}}?{_ACT}\b'
+                   rf'|\b({_N}) ?[↔⇄⇆] ?({_N})\b'
                    rf'|\b({_N}) {_ACT} (?:\w+ ){{0,3}}?with ({_N})\b'
                    rf'|\b{_ACT}(?: \w+)?(?: between|:| of)? ({_N}) and ({_N})\b')
 _HAS = re.compile(rf'(?:(?:^|[,:;.])\s*(?:and\s+)?|\s+and\s+)'
@@ -339,7 +342,7 @@ def _turn(t, pair):
                 stated=[*pair])
     return [pair], [(f'{nth}, not {" and ".join(pair)}', cert)]
 
-# %% ../../nbs/50b_domains.ipynb #609ffcb3
+# %% ../../nbs/50b_domains.ipynb #a6c82cfb
 def _state(t, passed, claims):
     "Does what is claimed follow from the state claimed before and these swaps?"
     right, before = _swapped(t.now, passed), t.now
@@ -347,8 +350,11 @@ def _state(t, passed, claims):
     t.now = {**right, **claims}
     if not claims: return
     why = ', '.join(f'{p} has {right[p]}' for p in (bad or claims))
-    cert = dict(type='swap', before=before, stated=claims, pairs=[*map(list, passed)])
+    cert = dict(type='swap', before=before, stated=t.now, pairs=[*map(list, passed)])
     if len(passed) == 1: cert['pair'] = cert.pop('pairs')[0]
+    if not passed and bad:
+        key = min(bad)
+        cert = dict(type='lookup', state=before, key=key, stated=bad[key])
     yield weigh(not bad, why, ', '.join(bad.values()), cert)
 
 def _option(t, clause):

@@ -40,28 +40,32 @@ def _row(question):
         said = re.findall(r"\b[A-Z][\w'-]*", max(run, key=len, default=''))
     return _Row(said, _PLACE[m[1].lower()]) if len(said) > 1 else None
 
-# %% ../../nbs/50f_letters.ipynb #fa0095db
+# %% ../../nbs/50f_letters.ipynb #c5ddf654
 _IS = r'''(?![\w'-])"? *(?:is|:|=|→|-) *(?:the letter )?["']?(\w)\b(?!\w)'''
 _OF = re.compile(rf'''\b({_WHICH}) letter (?:of|in|from) (?:the )?(?:\w+ ){{0,2}}?'''
                  rf'''"?([\w'-]+(?-i:(?: [A-Z][\w'-]*)*)){_IS}''', re.I)
+_OWN = re.compile(rf'''"?\b([A-Z][\w-]*)(?:"?'s|"? has)(?: the| as its| as)? '''
+                  rf'''({_WHICH}) letter *(?:is|:|=|→)? *["']?(\w)\b(?!\w)''',
+                  re.I)
 _ITS = re.compile(r'''"?\b([A-Z][\w'-]*?)(?:"|'s)? *(?:→|:|=|ends? (?:with|in)|'''
                   r'''starts with|begins with|gives|-) *(?:the letter )?'''
                   r'''["']?(\w)\b(?!\w)["']?''')
 _SOFAR = re.compile(r'''(?:concat\w*|letters|joined|together|string|result|answer|'''
                     r'''so far|append\w*|combin\w*)\b[^":=→]*'''
                     r'''(?:\b(?:is|are|get|gives?|have)\b|[:=→])[^"\w]*"?'''
-                    r'''(?:the (?:string|word) )?"?([^\W_]+)"?[\s.!]*$''', re.I)
+                    r'''(?:the (?:string|word) )?["']?([^\W_]+)["']?[\s.!]*$''', re.I)
 _SUM = re.compile(r'''((?:["']?[^\W_]+["']? *\+ *)+["']?[^\W_]+["']?) *= *'''
                   r'''["']?([^\W_]+)''')
 
 def _letters(clause, row):
     "(word, index, letter) of each claim"
     out = [(m[2], _PLACE[m[1].lower()], m[3]) for m in _OF.finditer(clause)]
+    out += [(m[1], _PLACE[m[2].lower()], m[3]) for m in _OWN.finditer(clause)]
     if not out: out = [(m[1], row.index, m[2]) for m in _ITS.finditer(clause)
                        if m[1] in row.words]
     return out
 
-# %% ../../nbs/50f_letters.ipynb #0005be5c
+# %% ../../nbs/50f_letters.ipynb #f5865708
 def _letter(row, word, index, said):
     "Is this the letter of the word, and is the word the next one?"
     parts, want = word.split(), row.words[row.done:]
@@ -70,7 +74,9 @@ def _letter(row, word, index, said):
         row.done += len(parts)
         row.fresh.append(said)
     else:
-        cert = dict(type='word', words=row.words, position=row.done, stated=word)
+        i = next((i for i, w in enumerate(parts) if [w] != want[i:i + 1]), 0)
+        cert = dict(type='sequence', items=row.words, position=row.done + i,
+                    stated=parts[i])
         yield f'word {row.done + 1} is {(want or ["not there"])[0]}, not {word}', cert
         row.fresh.append(said)
         row.done = min(row.done + 1, len(row.words))
@@ -89,7 +95,7 @@ def _joined(row, said):
     why = f'{" + ".join(parts)} gives {right}'
     yield weigh(right.lower() == said.lower(), why, said, bad)
 
-# %% ../../nbs/50f_letters.ipynb #b8cf1bf4
+# %% ../../nbs/50f_letters.ipynb #dcc6a0dc
 class Letters(Domain):
     "Replays letters taken from words and joined"
 
@@ -101,12 +107,10 @@ class Letters(Domain):
 
     def claims(self, row, clause):
         "(why, certificate) of each claim of a clause"
-        for m in _SUM.finditer(clause):
-            parts = re.findall(r'[^\W_]+', m[1])
-            bad = dict(type='concat', parts=parts, stated=m[2])
-            yield weigh(''.join(parts).lower() == m[2].lower(),
-                           f'{" + ".join(parts)} gives {"".join(parts)}', m[2], bad)
-        found = _letters(clause, row)
+        found, sums = _letters(clause, row), [*_SUM.finditer(clause)]
         for claim in found: yield from _letter(row, *claim)
-        m = None if found else _SOFAR.search(clause)
+        for m in sums:
+            row.joined, row.fresh = '', re.findall(r'[^\W_]+', m[1])
+            yield from _joined(row, m[2])
+        m = None if found or sums else _SOFAR.search(clause)
         if m: yield from _joined(row, m[1])
