@@ -6,15 +6,16 @@ Docs: https://reasonlab.github.io/reasonlab/report.html.md"""
 
 # %% auto #0
 __all__ = ['WORDS', 'FIELDS', 'CALLS', 'ORDER', 'clean', 'pieces', 'headline', 'facts', 'confirmed', 'lines', 'chain_of', 'graph',
-           'view', 'figures', 'histogram', 'template', 'asset_text', 'render', 'write_report', 'fragment']
+           'joined', 'view', 'figures', 'histogram', 'template', 'asset_text', 'render', 'write_report', 'fragment']
 
-# %% ../../nbs/81_report.ipynb #1a531517
+# %% ../../nbs/81_report.ipynb #bda226ee
 import base64, hashlib, json
 from collections import Counter
 from functools import cache
 from pathlib import Path
 from .. import __version__
 from ..core import asset
+from ..data import chain_row
 from ..plot import fit, layout
 from ..verification.recheck import recheck
 from ..verification.steps import KINDS, VERDICTS, parse
@@ -161,7 +162,7 @@ def chain_of(
     same = [s.label for s in chain.steps] == [s['label'] for s in row['steps']]
     return chain if same else None
 
-# %% ../../nbs/81_report.ipynb #3f5aeb5d
+# %% ../../nbs/81_report.ipynb #75b38298
 def graph(
     row: dict, chain, # the row and its `Chain`
 ) -> dict | None: # what the template draws; None where nothing cites anything
@@ -180,15 +181,15 @@ def graph(
     return dict(nodes=[_box(first[n], at, said.get(n)) for n, at in spots.items()],
         edges=sorted(arrows, key=lambda a: a['bad']), width=round(w), height=round(h),
         inferred=any(edges[e] for e in paths), alt=_alt(row, chain), w=118, h=58,
-        idle=[clean(n) for n in idle])
+        idle=[] if all(edges.values()) else [clean(n) for n in idle])
 
-# %% ../../nbs/81_report.ipynb #a58e4259
+# %% ../../nbs/81_report.ipynb #997c85c3
 def _box(s, at, verdict):
     "One statement, as the template draws it"
     short = verdict and s.label.isalnum() and len(s.label) < 6
     return dict(x=round(at[0], 1), y=round(at[1], 1), premise=verdict is None,
         verdict=verdict or '', name=clean(f'Step {s.label}' if short else s.label)[:14],
-        title=clean(s.text[:300]), text=fit(clean(s.text), 17))
+        title=clean(s.text[:300]), text=fit(clean(s.text), 16))
 
 def _curve(line):
     "A smooth path through the bends, and its arrow head"
@@ -204,6 +205,15 @@ def _alt(row, chain):
     said = {s['label']: s['verdict'] for s in row['steps']}
     return clean(' '.join(f"Step {s.label}, {said[s.label]}, uses " +
         (', '.join(c.label for c in s.cites) or 'nothing') + '.' for s in chain.steps))
+
+# %% ../../nbs/81_report.ipynb #c155162c
+def joined(
+    row: dict | tuple, # a row with question and answer, or (row in, row out)
+) -> dict:
+    "One row with everything the page needs"
+    if isinstance(row, dict): return row
+    given, found = row
+    return chain_row(given) | found
 
 # %% ../../nbs/81_report.ipynb #c3e4a8c1
 def view(
@@ -300,14 +310,14 @@ def _lead(rows):
     more = ', '.join(f'{n[v]} {w}' for v, w in words.items() if n[v])
     return f'{head}; {more}.' if more else f'{head}.'
 
-# %% ../../nbs/81_report.ipynb #b751fc3a
+# %% ../../nbs/81_report.ipynb #f4714630
 def render(
-    rows, # of `verify`, each with its question and answer
+    rows, # of `verify` with question and answer, or pairs (row in, row out)
     title: str = 'Reasoning, checked',
     stats: dict | None = None, # more figures to show, name -> value
 ) -> str: # HTML
     "One self-contained page: verdict, failing step and reason first"
-    rows = sorted(rows, key=lambda r: ORDER.index(_verdict(r)))
+    rows = sorted(map(joined, rows), key=lambda r: ORDER.index(_verdict(r)))
     chains = [view(r, k + 1) for k, r in enumerate(rows)]
     for c in chains: c['folded'] = c['verdict'] != 'refuted' and len(chains) > 8
     n = len(chains) if len(chains) <= 40 else min(max(

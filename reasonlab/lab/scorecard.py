@@ -8,8 +8,8 @@ Docs: https://reasonlab.github.io/reasonlab/scorecard.html.md"""
 __all__ = ['PLANNED', 'SIGNS', 'COLUMNS', 'Entry', 'claims_of', 'scorecard', 'tally', 'lead', 'strip', 'print_scorecard', 'view',
            'to_html', 'to_rows', 'to_json', 'to_csv', 'to_markdown']
 
-# %% ../../nbs/80_scorecard.ipynb #e401e1e1
-import base64, csv, importlib, io, json
+# %% ../../nbs/80_scorecard.ipynb #8d4d97bd
+import base64, csv, importlib, io, json, re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,7 +58,7 @@ def scorecard(
                 for c in mine] or [Entry(p)]
     return out
 
-# %% ../../nbs/80_scorecard.ipynb #58fdaa5d
+# %% ../../nbs/80_scorecard.ipynb #58bc9924
 def tally(
     card: list[Entry],
 ) -> dict[tuple[str, str], int]: # (scope, outcome) -> count
@@ -66,14 +66,17 @@ def tally(
     n = Counter((e.claim.scope, e.outcome) for e in card if e.claim)
     return {(s, o): n[s, o] for s in SCOPES for o in (*OUTCOMES, NO_DATA) if n[s, o]}
 
-def lead(card: list[Entry]) -> str:
+def lead(
+    card: list[Entry],
+    counts: bool = True, # by outcome
+) -> str:
     "The scorecard in one sentence"
     n, done = Counter(e.outcome for e in card), sum(e.claim is not None for e in card)
     if not done: return f'{len(papers())} papers are planned; no claim is made yet.'
     said = ', '.join(f'{n[o]} {o}' for o in (*OUTCOMES, NO_DATA) if n[o])
     where = len({e.paper.slug for e in card if e.claim})
     return (f"{done} claim{'s' if done > 1 else ''} from {where} of {len(papers())} "
-            f"papers: {said}.")
+            f"papers{': ' + said if counts else ''}.")
 
 # %% ../../nbs/80_scorecard.ipynb #904fd0ae
 def strip(
@@ -149,7 +152,7 @@ def _here(new, old):
     if new is None or new.estimate is None: return NO_DATA
     return f'{_number(new)}\n[dim]{compare(new, old)}[/dim]'
 
-# %% ../../nbs/80_scorecard.ipynb #6fcedbf7
+# %% ../../nbs/80_scorecard.ipynb #2b04840d
 _KEYS = {NO_DATA: 'absent'}
 _WHERE = dict(world='in our worlds', real='on real data', paper='as in the paper')
 
@@ -163,18 +166,22 @@ def _entry_view(e, href):
         beside=[], href=_link(e.paper, href))
     if not ran: return out
     beside = [f'{k} {x:.3f}' for k, x in f.floors.items()]
-    if f.control: beside.append('sham {name} {estimate:.3f}'.format(**f.control))
+    if f.control: beside.append('control {name} {estimate:.3f}'.format(**f.control))
     beside += [f'{k} {x:.3g}' for k, x in f.preconditions.items()]
-    return out | dict(strip=strip(c, f), estimate=f'{f.estimate:.3f}',
-        beside=[clean(b.replace('_', ' ')) for b in beside],
-        interval=f'{f.low:.3f} to {f.high:.3f}',
+    return out | dict(strip=strip(c, f), estimate=_minus(f'{f.estimate:.3f}'),
+        beside=[_minus(clean(b.replace('_', ' '))) for b in beside],
+        interval=_minus(f'{f.low:.3f} to {f.high:.3f}'),
         size=f'{f.n:,} rows, {len(set(f.seeds))} seeds')
+
+def _minus(text):
+    "A minus sign where a hyphen stands before a number"
+    return re.sub(r'(?<!\w)-(?=\d)', '−', text)
 
 def _link(paper, href):
     "The address of a chapter"
     return href.format(notebook=paper.notebook, slug=paper.slug)
 
-# %% ../../nbs/80_scorecard.ipynb #9dc2a3a0
+# %% ../../nbs/80_scorecard.ipynb #25b6182c
 def view(
     card: list[Entry],
     href: str = '', # of a chapter, such as '{notebook}.html'
@@ -185,12 +192,13 @@ def view(
     for e in card:
         mine = marks.setdefault(e.paper, [])
         if e.claim: mine.append((_KEYS.get(e.outcome, e.outcome), e.outcome))
-    return dict(lead=lead(card),
+    return dict(lead=lead(card, counts=False),
         tallies=[(_KEYS.get(o, o), o, n[o]) for o in (*OUTCOMES, NO_DATA) if n[o]],
         papers=[dict(slug=p.slug, title=p.title, marks=m, href=m and _link(p, href))
                 for p, m in marks.items()],
         rows=[_entry_view(e, href) for e in card if e.claim])
 
+# %% ../../nbs/80_scorecard.ipynb #170b4997
 def to_html(
     card: list[Entry],
     page: bool = True, # a whole page, or a fragment for the site
