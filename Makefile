@@ -69,5 +69,5 @@ clean:  ## remove what can be made again (.venv stays)
 	if [ "$$(cat .venv/home 2>/dev/null || echo "$$PWD")" != "$$PWD" ]; then rm -rf .venv; fi; \
 	echo "Making .venv (a few minutes, once)"; \
 	[ -x $(BIN)/python ] || "$$py" -m venv .venv; \
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'; \
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev]'; \
 	echo "$$PWD" > .venv/home; echo "$$key" > $@

@@ -23,7 +23,9 @@ html_show_sourcelink = False
 html_theme_options = dict(
     repository_url="https://github.com/reasonlab/reasonlab", use_repository_button=True, use_download_button=False,
     show_navbar_depth=1, show_toc_level=2, home_page_in_toc=True, pygments_light_style="a11y-high-contrast-light",
-    pygments_dark_style="a11y-high-contrast-dark", navigation_with_keys=True,
+    pygments_dark_style="a11y-high-contrast-dark", navigation_with_keys=True, navbar_persistent=[],
 )
+nb_code_prompt_show, nb_code_prompt_hide = "Show the source", "Hide the source"
+html_context = {"default_mode": "auto"}  # light or dark as the reader's system says
 togglebutton_hint, togglebutton_hint_hide = "Show", "Hide"
 if Path(__file__).with_name("_static").joinpath("mathjax").is_dir(): mathjax_path = "mathjax/tex-chtml.js"  # `make mathjax`

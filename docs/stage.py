@@ -1,8 +1,8 @@
-"""Stage the book for Sphinx: `python docs/stage.py` fills _stage/ from nbs/, docs/ and data/. Nothing is executed here.
+"""Stage the book for Sphinx: `python docs/stage.py` fills _stage/ from nbs/, docs/ and data/. No notebook is executed here.
 
 A notebook becomes a page in MyST: hidden cells go, library source gets a line that names it (and that links can reach), helpers
 fold, a name in backticks becomes a link to where it is defined, a link to a notebook one to its page. The front page is
-docs/index.md with its three marks filled in: the scorecard, the parts, the tables of contents.
+docs/index.md with its marks filled in: the chain, the scorecard, the parts, the tables of contents.
 """
 import ast
 import json
@@ -11,7 +11,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from scorecard import scorecard
+import front
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, DST = ROOT / "nbs", ROOT / "_stage"
@@ -109,8 +109,9 @@ class Book:
         body = re.sub(r"^#\|.*\n?", "", src, flags=re.M).strip("\n")
         if says.keys() & {"hide", "default_exp"} or says.get("include") == "false" or not body: return []
         tags = sorted({tag for key, tag in TAGS.items() if key in says and says[key] != ("true" if key in ("echo", "output") else "false")})
-        cell = dict(cell, source=body, metadata={"tags": tags} if tags else {})
-        names = defined(body) if says.keys() & {"export", "exports"} else []
+        exported = bool(says.keys() & {"export", "exports"})
+        cell = dict(cell, source=body, metadata={"tags": tags + ["library"] * exported})
+        names = defined(body) if exported else []
         if not names: return [cell]
         anchors = "\n".join(f"({page.label(n)})=" for n in names)
         return [markdown(f"{anchors}\n:::{{div}} rl-exports\n`reasonlab.{page.module}` {' '.join(f'`{n}`' for n in names)}\n:::"), cell]
@@ -141,7 +142,7 @@ def contents(parts):
     "The book by parts: each chapter with its promise, then what is planned"
     to_come, out = planned(), []
     for part in [p for p in ORDER if p in parts or p in to_come]:
-        out += [f"### {part}", "\n".join(f"- [{p.name.split('/')[-1]}](/{p.name}.ipynb): {p.promise}" for p in parts.get(part, []))]
+        out += [f"### {part}", "\n".join(f"- [{p.name.split('/')[-1]}](/{p.name}.ipynb): {p.promise}" for p in parts.get(part, []) if p.name != "start")]
         if part in to_come: out += ["::::{div} rl-planned\n" + "\n".join(to_come[part]) + "\n::::"]
     return "\n\n".join(out)
 
@@ -149,7 +150,7 @@ def contents(parts):
 def toctrees(parts):
     "One captioned, hidden table of contents per part"
     names = {part: [p.name for p in pages] for part, pages in parts.items()}
-    names["Reference"].append("bibliography")
+    names["Reference"] = ["Read me <start>" if n == "start" else n for n in names["Reference"]] + ["bibliography"]
     return "\n\n".join(f"```{{toctree}}\n:hidden:\n:caption: {part}\n" + "\n".join(n) + "\n```" for part, n in names.items())
 
 
@@ -160,10 +161,10 @@ def main():
     paths = [*sorted(NBS.glob("[0-9]*.ipynb")), *sorted(NBS.glob("experiments/[!._]*.ipynb")), *sorted(NBS.glob("[a-z]*.ipynb"))]
     book = Book(paths)
     for page in book.pages.values(): book.write(page)
-    front = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    for mark, text in {"@scorecard@": scorecard(), "@parts@": contents(book.parts()), "@toctrees@": toctrees(book.parts())}.items():
-        front = front.replace(mark, text)
-    (DST / "index.md").write_text(front, encoding="utf-8")
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    for mark, text in {"@chain@": front.raw(front.chain()), "@scorecard@": front.card(), "@parts@": contents(book.parts()), "@toctrees@": toctrees(book.parts())}.items():
+        index = index.replace(mark, text)
+    (DST / "index.md").write_text(index, encoding="utf-8")
 
 
 if __name__ == "__main__": main()
