@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test lab site bench check slow mathjax clean
+.PHONY: help run test lab site bench check slow fresh mathjax clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -32,6 +32,9 @@ test: .venv/ready  ## every notebook and every test
 
 slow: .venv/ready  ## the cells flagged slow, too
 	@$(BIN)/nbdev-test --flags slow --n-workers 1 --timing
+
+fresh: .venv/ready  ## every notebook in a fresh kernel of its own (nbval): nothing leans on another
+	@$(BIN)/python -m pytest --nbval-lax nbs $(ARGS)
 
 lab: .venv/ready  ## JupyterLab on the book
 	@$(BIN)/jupyter lab nbs
