@@ -130,7 +130,7 @@ def interval_alt(rows, xlabel: str) -> str:
              for r in rows]
     return f"{xlabel} with 95 % intervals. " + '; '.join(parts) + '.'
 
-# %% ../nbs/02_plot.ipynb #743b2c74
+# %% ../nbs/02_plot.ipynb #f184200a
 def _interval(ax, y, r, c):
     "One line of `interval_plot`"
     blue, red = OKABE_ITO['blue'], OKABE_ITO['vermillion']
@@ -139,8 +139,7 @@ def _interval(ax, y, r, c):
     ax.plot([r['low'], r['high']], [y, y], '|', color=blue, ms=11, mew=2)
     ax.plot(r['estimate'], y, 'o', color=blue, ms=8)
     floors = r.get('floors') or {}
-    for k, v in floors.items():
-        ax.plot(v, y, 'D', mfc='none', mec=red, mew=1.6, ms=7)
+    ax.plot(list(floors.values()), [y]*len(floors), 'D', mfc='none', mec=red, mew=1.6)
     if floors:
         k, v = max(floors.items(), key=lambda kv: kv[1])
         ax.annotate(k, (v, y), (0, 7), textcoords='offset points', ha='center',

@@ -119,7 +119,7 @@ def print_scorecard(
     rest = [e.paper.slug for e in card if not e.claim]
     if planned and rest: console.print(f"[dim]planned: {', '.join(rest)}[/dim]")
 
-# %% ../../nbs/80_scorecard.ipynb #92897ee4
+# %% ../../nbs/80_scorecard.ipynb #df856d1a
 def _table(entries, fresh):
     "The rich table"
     from rich import box
@@ -132,7 +132,7 @@ def _table(entries, fresh):
         f, o = e.finding, e.outcome
         ran = f is not None and f.estimate is not None
         style = _STYLES.get(o, 'default')
-        row = [escape(e.claim.text) + f'\n[dim]{e.claim.id}[/dim]',
+        row = [escape(clean(e.claim.text)) + f'\n[dim]{e.claim.id}[/dim]',
                f'[{style}]{SIGNS[o]} {o}[/]\n[dim]{e.claim.scope}[/dim]',
                _number(f) if ran else '', _best_floor(e) if ran else '',
                f'{f.n}' if ran else '']
@@ -237,7 +237,7 @@ def to_json(card: list[Entry]) -> str:
     "Everything, for a program"
     return json.dumps(dict(schema=1, claims=to_rows(card)), indent=1, allow_nan=False)
 
-# %% ../../nbs/80_scorecard.ipynb #5b17527a
+# %% ../../nbs/80_scorecard.ipynb #a1b8df90
 COLUMNS = ('paper', 'id', 'text', 'scope', 'outcome', 'statistic', 'direction',
            'effect', 'estimate', 'low', 'high', 'n', 'clusters', 'seeds', 'floors',
            'control', 'reasons')
@@ -247,10 +247,13 @@ def to_csv(card: list[Entry]) -> str:
     out = io.StringIO()
     w = csv.writer(out, lineterminator='\n')
     w.writerow(COLUMNS)
-    flat = lambda v: json.dumps(v) if isinstance(v, (dict, list, tuple)) else v
+    def flat(v):
+        if isinstance(v, str): return clean(v)
+        return json.dumps(v) if isinstance(v, (dict, list, tuple)) else v
     for r in to_rows(card): w.writerow([flat(r.get(k)) for k in COLUMNS])
     return out.getvalue()
 
+# %% ../../nbs/80_scorecard.ipynb #5f8f00a2
 def to_markdown(
     card: list[Entry],
     href: str = '', # of a chapter, such as '{notebook}.ipynb'
