@@ -63,7 +63,7 @@ def claim_hash(claim: Claim) -> str: # 16 hex digits
     "Fingerprint of everything a claim says"
     return digest(asdict(claim))
 
-# %% ../nbs/04_claims.ipynb #178247b9
+# %% ../nbs/04_claims.ipynb #7643a2a8
 METRICS = dict(
     mean=lambda y, pred, w: stats.mean(pred, w), accuracy=stats.accuracy,
     balanced_accuracy=stats.balanced_accuracy, auc=stats.auc, ece=stats.ece)
@@ -79,7 +79,7 @@ def statistic(
     metric = METRICS[m[2]]
 
     def plain(rows, w, column='pred'):
-        return metric(rows.get('y', rows[column]), rows[column], w)
+        return metric(None if m[2] == 'mean' else rows['y'], rows[column], w)
     def macro(rows, w, column='pred'):
         tasks = np.unique(rows['stratum'])
         parts = [({k: v[rows['stratum'] == t] for k, v in rows.items()},
@@ -183,11 +183,14 @@ def verdict(
     why = 'one seed' if wrong else f'the interval contains {claim.effect:g}'
     return Verdict(claim.scope, 'inconclusive', (why, *missing))
 
-# %% ../nbs/04_claims.ipynb #f3abba6d
+# %% ../nbs/04_claims.ipynb #08a01ab4
 def _tables(claim, per_seed):
     "Columns as arrays; says which one is missing or of another length"
     want = ['pred', 'group'] + [f'floor_{n}' for n in claim.floors]
-    want += ['control']*bool(claim.control) + ['base']*claim.statistic.endswith('_gain')
+    want += ['control']*bool(claim.control)
+    m = re.fullmatch(r'(macro_)?(\w+?)(_gain)?', claim.statistic)
+    want += ['y']*(m[2] in METRICS and m[2] != 'mean') + ['stratum']*bool(m[1])
+    want += ['base']*bool(m[3])
     out = {}
     for seed, rows in per_seed.items():
         out[seed] = rows = {k: np.asarray(v) for k, v in rows.items()}
@@ -204,19 +207,45 @@ def _versions():
     found = {n: getattr(sys.modules.get(n), '__version__', None) for n in names}
     return {'python': platform.python_version()} | {k: v for k, v in found.items() if v}
 
-# %% ../nbs/04_claims.ipynb #8dc74679
-def _interval(f, tables, rng_seed, n_resamples, column, minus=None, level=.95):
-    "Interval of the statistic of a column, or of its margin over another"
-    def stat(rows):
-        if minus is None: return lambda w: f(rows, w, column)
-        return lambda w: f(rows, w, column) - f(rows, w, minus)
-    i = stats.hierarchical_bootstrap([(stat(t), t['group']) for t in tables.values()],
-        np.random.default_rng(rng_seed), n_resamples, level)
-    if not np.isfinite([i.estimate, i.low, i.high]).all(): raise ValueError(
-        f"the statistic of {column!r} is not a number: is one class absent in a seed?")
-    return [round(float(x), 6) for x in (i.estimate, i.low, i.high)]
+# %% ../nbs/04_claims.ipynb #c8e3817f
+def _clusters(tables, by_label=False):
+    "How many clusters; `by_label`: those that hold the rarest label"
+    seen = {}
+    for t in tables.values():
+        y = t['y'].tolist() if by_label else [0]*len(t['group'])
+        for label, g in zip(y, t['group'].tolist()):
+            seen.setdefault(label, set()).add(g)
+    return min(map(len, seen.values()))
 
-# %% ../nbs/04_claims.ipynb #97b0e91c
+def _kept_honest(i, name, tables, column):
+    "Where a bootstrap is too sure: shares, and statistics that never varied"
+    G = _clusters(tables, by_label='balanced' in name or 'auc' in name)
+    zero_one = all(np.isin(t[column], (0, 1)).all() for t in tables.values())
+    if name == 'accuracy' or name == 'mean' and zero_one: return stats.widen_share(i, G)
+    rest = 0. if i.low < i.high else 1 - ((1 - i.level)/2)**(1/G)
+    i = replace(i, low=i.low - rest, high=i.high + rest)
+    bounded = name in ('balanced_accuracy', 'auc', 'ece')
+    return replace(i, low=max(i.low, 0.), high=min(i.high, 1.)) if bounded else i
+
+# %% ../nbs/04_claims.ipynb #741aa9ce
+def _columns(claim, f, tables, columns, rng, n_resamples):
+    "One interval maker for many columns, all on the same resamples"
+    def stat(t): return lambda w: np.stack([f(t, w, c) for c in columns], -1)
+    parts = [(stat(t), t['group']) for t in tables.values()]
+    try: each, boot, G = stats.hierarchical_draws(parts, rng, n_resamples)
+    except ValueError as e: raise ValueError(f"{claim.id}: {e}") from None
+    n, draw = sum(len(t['pred']) for t in tables.values()), int(rng.integers(2**62))
+
+    def interval(column, minus=None, level=.95):
+        x, y = (v[..., columns.index(column)] for v in (each, boot))
+        if minus: x, y = (u - v[..., columns.index(minus)]
+                          for u, v in ((x, each), (y, boot)))
+        i = stats.hierarchical_interval(x, y, G, n, np.random.default_rng(draw), level)
+        i = _kept_honest(i, claim.statistic + '_gain'*bool(minus), tables, column)
+        return [round(float(v), 6) for v in (i.estimate, i.low, i.high)]
+    return interval
+
+# %% ../nbs/04_claims.ipynb #818cd908
 def finding(
     claim: Claim,
     per_seed: dict, # seed -> rows (columns as in the table above)
@@ -228,24 +257,20 @@ def finding(
 ) -> Finding:
     "Interval, floors, control and verdict from the rows of all seeds"
     f, tables = stat or statistic(claim.statistic), _tables(claim, per_seed)
-    draw = int(rng.integers(2**62)) # the same resamples for method, floors and sham
-    def interval(column, **kw):
-        return _interval(f, tables, draw, n_resamples, column, **kw)
     cols = {n: f'floor_{n}' for n in claim.floors}
-    floors = {n: interval(c)[0] for n, c in cols.items()}
-    control = {}
-    if claim.control:
-        cols[claim.control] = 'control'
-        e, low, high = interval('control', level=.99)
-        control = dict(name=claim.control, estimate=e, low=low, high=high)
+    if claim.control: cols[claim.control] = 'control'
+    interval = _columns(claim, f, tables, ['pred', *cols.values()], rng, n_resamples)
     e, low, high = interval('pred')
     found = Finding(claim=claim.id, scope=claim.scope, estimate=e, low=low, high=high,
-        n=sum(len(t['pred']) for t in tables.values()),
-        clusters=len({g for t in tables.values() for g in t['group'].tolist()}),
-        seeds=tuple(tables), floors=floors, control=control,
-        statement=claim_hash(claim),
+        n=sum(len(t['pred']) for t in tables.values()), clusters=_clusters(tables),
+        seeds=tuple(tables), floors={n: interval(cols[n])[0] for n in claim.floors},
         margins={n: interval('pred', minus=c) for n, c in cols.items()},
-        preconditions=preconditions or {}, versions=_versions(), **about)
+        preconditions=preconditions or {}, statement=claim_hash(claim),
+        versions=_versions(), **about)
+    if claim.control:
+        e, low, high = interval('control', level=.99)
+        found = replace(found, control=dict(name=claim.control, estimate=e, low=low,
+                                            high=high))
     return replace(found, outcome=verdict(claim, found).outcome)
 
 # %% ../nbs/04_claims.ipynb #d57e0090

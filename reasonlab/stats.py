@@ -6,10 +6,11 @@ Docs: https://reasonlab.github.io/reasonlab/stats.html.md"""
 
 # %% auto #0
 __all__ = ['Interval', 'wilson', 'mean', 'accuracy', 'balanced_accuracy', 'auc', 'ece', 'bootstrap', 'cluster_bootstrap',
-           'paired_bootstrap', 'balanced_accuracy_interval', 'hierarchical_bootstrap', 'Test', 'permutation', 'mcnemar']
+           'widen_share', 'paired_bootstrap', 'balanced_accuracy_interval', 'hierarchical_draws',
+           'hierarchical_interval', 'hierarchical_bootstrap', 'Test', 'permutation', 'mcnemar']
 
-# %% ../nbs/01_stats.ipynb #aa20307d
-from dataclasses import dataclass
+# %% ../nbs/01_stats.ipynb #8ada706c
+from dataclasses import dataclass, replace
 from math import nan, sqrt
 import numpy as np
 
@@ -52,15 +53,15 @@ def _w(weights, n):
     "Weights as floats; one for each row by default"
     return np.ones(n) if weights is None else np.asarray(weights, float)
 
-# %% ../nbs/01_stats.ipynb #fb970090
+# %% ../nbs/01_stats.ipynb #81f6ed92
 def mean(
     x, # n numbers
     weights=None, # [..., n]
 ): # [...]
     "Weighted mean"
     x = np.asarray(x, float)
-    w = _w(weights, len(x))
-    with np.errstate(invalid='ignore'): return w @ x / w.sum(-1)
+    total = _w(weights, len(x)) @ np.stack([x, np.ones(len(x))], 1)
+    with np.errstate(invalid='ignore'): return total[..., 0]/total[..., 1]
 
 def accuracy(
     truth, # n labels
@@ -70,6 +71,7 @@ def accuracy(
     "Share of rows that agree"
     return mean(np.asarray(truth) == np.asarray(pred), weights)
 
+# %% ../nbs/01_stats.ipynb #934a5506
 def balanced_accuracy(
     truth, # n labels, two or more kinds
     pred, # n labels
@@ -77,21 +79,24 @@ def balanced_accuracy(
 ): # [...]; nan where a kind of label has no weight
     "Recall of each label, averaged over the labels"
     truth, pred = np.asarray(truth), np.asarray(pred)
-    w = _w(weights, len(truth))
-    of = [truth == label for label in np.unique(truth)]
+    of = (truth[:, None] == np.unique(truth))*1.       # [n, labels]
+    hits = of*(pred == truth)[:, None]
+    total = _w(weights, len(truth)) @ np.concatenate([hits, of], 1)
+    k = of.shape[1]
     with np.errstate(invalid='ignore'):
-        return np.mean([w @ (m & (pred == truth)) / (w @ m) for m in of], 0)
+        return (total[..., :k]/total[..., k:]).mean(-1)
 
-# %% ../nbs/01_stats.ipynb #c0b151fc
+# %% ../nbs/01_stats.ipynb #5f464049
 def auc(
     truth, # n Booleans
     score, # n numbers, higher = more likely true
     weights=None, # [..., n]
 ): # [...]
     "Area under the ROC curve, ties counting half"
-    truth, (_, rank) = np.asarray(truth, bool), np.unique(score, return_inverse=True)
-    w, ranks = _w(weights, len(truth)), np.eye(rank.max() + 1)[rank]
-    pos, neg = (w*truth) @ ranks, (w*~truth) @ ranks   # weight at each rank
+    order = np.argsort(score, kind='stable')
+    starts = np.unique(np.asarray(score)[order], return_index=True)[1]
+    truth, w = np.asarray(truth, bool)[order], _w(weights, len(order))[..., order]
+    pos, neg = (np.add.reduceat(w*m, starts, -1) for m in (truth, ~truth))
     below = np.cumsum(neg, -1) - neg/2
     with np.errstate(invalid='ignore'):
         return (pos*below).sum(-1)/(pos.sum(-1)*neg.sum(-1))
@@ -106,7 +111,8 @@ def ece(
     gap = np.asarray(truth, float) - np.asarray(prob, float)
     where = np.minimum((np.asarray(prob)*bins).astype(int), bins - 1)
     w = _w(weights, len(gap))
-    return np.abs((w*gap) @ np.eye(bins)[where]).sum(-1)/w.sum(-1)
+    with np.errstate(invalid='ignore'):
+        return np.abs((w*gap) @ np.eye(bins)[where]).sum(-1)/w.sum(-1)
 
 # %% ../nbs/01_stats.ipynb #321dc5aa
 def bootstrap(
@@ -126,49 +132,57 @@ def bootstrap(
     return Interval(float(stat(x, axis=0)), float(ci.low), float(ci.high), len(x),
                     method, level)
 
-# %% ../nbs/01_stats.ipynb #bfa56623
+# %% ../nbs/01_stats.ipynb #95269547
 def _draws(n, rng, size):
     "How often each of n things is drawn in `size` resamples: [size, n]"
     flat = rng.integers(0, n, (size, n)) + n*np.arange(size)[:, None]
-    return np.bincount(flat.ravel(), minlength=n*size).reshape(size, n)
+    return np.bincount(flat.ravel(), minlength=n*size).reshape(size, n)*1.
+
+def _chunks(n_resamples, rows):
+    "Sizes of batches whose weights stay near ten megabytes"
+    size = max(10, 1_200_000//rows)
+    return [min(size, n_resamples - i) for i in range(0, n_resamples, size)]
 
 def _stretch(level, df, inflate):
     "Factor that takes a percentile interval to a Student one"
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit # normal and Student quantiles
     q = (1 + level)/2
-    return t.ppf(q, df)/norm.ppf(q)*sqrt(inflate)
+    return float(stdtrit(df, q)/ndtri(q)*sqrt(inflate))
 
-def _quantiles(estimate, boot, level, k=1.):
-    "Percentile bounds, stretched by k around the estimate"
+def _quantiles(estimate, boot, level, k=None):
+    "Percentile bounds; with k stretched, and never inside Student's own interval"
+    from scipy.special import ndtri
     tail = (1 - level)/2
-    low, high = np.nanquantile(boot, [tail, 1 - tail])
-    return (float(min(estimate, estimate - k*(estimate - low))),
-            float(max(estimate, estimate + k*(high - estimate))))
+    low, high = map(float, np.nanquantile(boot, [tail, 1 - tail]))
+    if k is None: return low, high
+    half = float(k*ndtri(1 - tail)*np.nanstd(boot))
+    return (estimate - max(k*(estimate - low), half),
+            estimate + max(k*(high - estimate), half))
 
-# %% ../nbs/01_stats.ipynb #e0939098
+# %% ../nbs/01_stats.ipynb #40f219f4
 def _one(stat, n):
     "The statistic with every row counted once"
     return float(np.asarray(stat(np.ones((1, n)))).reshape(-1)[0])
 
-def _resample(stat, index, n_groups, rng, n_resamples, chunk=250):
+def _resample(stat, index, n_groups, rng, n_resamples):
     "The statistic on resamples of whole clusters, in bounded memory"
-    sizes = [min(chunk, n_resamples - i) for i in range(0, n_resamples, chunk)]
-    return np.concatenate([stat(_draws(n_groups, rng, b)[:, index]) for b in sizes])
+    return np.concatenate([stat(_draws(n_groups, rng, b)[:, index])
+                           for b in _chunks(n_resamples, len(index))])
 
 def _bca(stat, index, n_groups, boot, estimate, level):
     "BCa bounds; acceleration from leaving out one cluster at a time"
-    from scipy.stats import norm
+    from scipy.special import ndtr, ndtri
     jack = np.concatenate([stat((index[None] != g[:, None]).astype(float))
         for g in np.array_split(np.arange(n_groups), -(-n_groups//250))])
     d = np.nanmean(jack) - jack
     a = np.nansum(d**3)/(6*np.nansum(d**2)**1.5) if np.nansum(d**2) else 0.
     boot = boot[np.isfinite(boot)]
     below = ((boot < estimate).mean() + (boot <= estimate).mean())/2
-    z0 = norm.ppf(np.clip(below, 1e-4, 1 - 1e-4))
-    z = z0 + norm.ppf([(1 - level)/2, (1 + level)/2])
-    return map(float, np.quantile(boot, norm.cdf(z0 + z/(1 - a*z))))
+    z0 = ndtri(np.clip(below, 1e-4, 1 - 1e-4))
+    z = z0 + ndtri([(1 - level)/2, (1 + level)/2])
+    return map(float, np.quantile(boot, ndtr(z0 + z/(1 - a*z))))
 
-# %% ../nbs/01_stats.ipynb #0e28d13f
+# %% ../nbs/01_stats.ipynb #75e73968
 def cluster_bootstrap(
     stat, # weights [b, n] -> [b]
     groups, # n names of clusters
@@ -185,9 +199,23 @@ def cluster_bootstrap(
     boot = _resample(stat, index, G, rng, n_resamples)
     if method == 'bca': low, high = _bca(stat, index, G, boot, estimate, level)
     else:
-        k = {'percentile': 1., 'stretched': _stretch(level, G - 1, G/(G - 1))}[method]
+        k = {'percentile': None, 'stretched': _stretch(level, G - 1, G/(G - 1))}[method]
         low, high = _quantiles(estimate, boot, level, k)
     return Interval(estimate, low, high, n, f'cluster {method}', level)
+
+# %% ../nbs/01_stats.ipynb #212b204b
+def widen_share(
+    i: Interval, # bootstrap interval of a share
+    clusters: int, # how many there were
+) -> Interval:
+    "Never tighter than Wilson at the effective number of trials"
+    from scipy.special import ndtri
+    z, p = float(ndtri((1 + i.level)/2)), min(max(i.estimate, 0.), 1.)
+    half = (i.high - i.low)/2
+    n = min(p*(1 - p)*(z/half)**2, i.n) if half > 0 and 0 < p < 1 else clusters
+    mid, wide = p + z*z/2/n, z*sqrt(p*(1 - p)/n + z*z/4/n/n)
+    low, high = (mid - wide)/(1 + z*z/n), (mid + wide)/(1 + z*z/n)
+    return replace(i, low=max(0., min(i.low, low)), high=min(1., max(i.high, high)))
 
 # %% ../nbs/01_stats.ipynb #eb35e0af
 def paired_bootstrap(
@@ -215,7 +243,50 @@ def balanced_accuracy_interval(
     return cluster_bootstrap(
         lambda w: balanced_accuracy(truth, pred, w), groups, rng, **kw)
 
-# %% ../nbs/01_stats.ipynb #a6d3f606
+# %% ../nbs/01_stats.ipynb #18547e43
+def hierarchical_draws(
+    parts: list, # one (stat, groups) per seed; stat: [b, n] -> [b] or [b, k]
+    rng: np.random.Generator,
+    n_resamples: int = 2000,
+): # statistic per seed [S, ...], on resamples [B, S, ...], number of clusters
+    "A statistic (or several) on resamples of the clusters, seed by seed"
+    sizes = [len(g) for _, g in parts]
+    names, index = np.unique(np.concatenate([np.asarray(g) for _, g in parts]),
+                             return_inverse=True)
+    index, G = np.split(index, np.cumsum(sizes)[:-1]), len(names)
+    if G < 2: raise ValueError("one cluster has no spread: two or more are needed")
+    each = np.stack([stat(np.ones((1, n)))[0] for (stat, _), n in zip(parts, sizes)])
+    if not np.isfinite(each).all(): raise ValueError(
+        "the statistic is not a number; is one class absent in a seed?")
+    boot = []
+    for b in _chunks(n_resamples, max(sizes)):
+        w = _draws(G, rng, b)
+        boot.append(np.stack([stat(w[:, i]) for (stat, _), i in zip(parts, index)], 1))
+    return each, np.concatenate(boot), G
+
+# %% ../nbs/01_stats.ipynb #894554b8
+def hierarchical_interval(
+    each, # [S] statistic per seed
+    boot, # [B, S] on resamples of the clusters
+    G: int, # number of clusters
+    n: int, # rows
+    rng: np.random.Generator, # draws the seeds
+    level: float = .95,
+) -> Interval:
+    "Interval of the mean over seeds, from `hierarchical_draws`"
+    S, vc = len(each), np.nanvar(np.nanmean(boot, 1))*G/(G - 1)
+    draws = _draws(S, rng, len(boot))
+    both = np.nansum(draws*boot, 1)/np.maximum((draws*np.isfinite(boot)).sum(1), 1)
+    vs = each.var(ddof=1)/S if S > 1 else 0.
+    k = 1.
+    if vs + vc > 0 and np.nanvar(both) > 0:
+        df = (vs + vc)**2/(vs**2/max(S - 1, 1) + vc**2/(G - 1))
+        k = _stretch(level, df, (vs + vc)/np.nanvar(both))
+    low, high = _quantiles(float(each.mean()), both, level, k)
+    return Interval(float(each.mean()), low, high, n,
+                    f'hierarchical, {S} seeds, {G} clusters', level)
+
+# %% ../nbs/01_stats.ipynb #47d16752
 def hierarchical_bootstrap(
     parts: list, # one (stat, groups) per seed; stat: weights [b, n] -> [b]
     rng: np.random.Generator,
@@ -223,32 +294,9 @@ def hierarchical_bootstrap(
     level: float = .95,
 ) -> Interval:
     "Interval of the mean over seeds; same cluster name = same cluster in every seed"
-    sizes = [len(g) for _, g in parts]
-    names, index = np.unique(np.concatenate([np.asarray(g) for _, g in parts]),
-                             return_inverse=True)
-    index, S, G = np.split(index, np.cumsum(sizes)[:-1]), len(parts), len(names)
-    if G < 2: raise ValueError("one cluster has no spread: two or more are needed")
-    each = np.array([_one(stat, n) for (stat, _), n in zip(parts, sizes)])
-    boot = []
-    for b in [min(250, n_resamples - i) for i in range(0, n_resamples, 250)]:
-        w = _draws(G, rng, b)
-        boot.append(np.stack([stat(w[:, i]) for (stat, _), i in zip(parts, index)], 1))
-    boot, draws = np.concatenate(boot), _draws(S, rng, n_resamples)
-    both = np.nansum(draws*boot, 1)/np.maximum((draws*np.isfinite(boot)).sum(1), 1)
-    k = _seed_stretch(each, np.nanvar(np.nanmean(boot, 1)), G, both, level)
-    low, high = _quantiles(each.mean(), both, level, k)
-    return Interval(float(each.mean()), low, high, sum(sizes),
-                    f'hierarchical, {S} seeds, {G} clusters', level)
-
-# %% ../nbs/01_stats.ipynb #d602f49e
-def _seed_stretch(each, clusters, G, both, level):
-    "Stretch from each seed's estimate, and the variance that the clusters make"
-    S = len(each)
-    vs = each.var(ddof=1)/S if S > 1 else 0.
-    vc = clusters*G/(G - 1)
-    if vs + vc == 0 or np.nanvar(both) == 0: return 1.
-    df = (vs + vc)**2/(vs**2/max(S - 1, 1) + vc**2/(G - 1))
-    return _stretch(level, df, (vs + vc)/np.nanvar(both))
+    each, boot, G = hierarchical_draws(parts, rng, n_resamples)
+    n = sum(len(g) for _, g in parts)
+    return hierarchical_interval(each, boot, G, n, rng, level)
 
 # %% ../nbs/01_stats.ipynb #b5a0e5ab
 @dataclass(frozen=True)

@@ -1,0 +1,168 @@
+"""The run store: killed, torn, flipped, doubled, contended."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from reasonlab import runs
+
+KEY = runs.run_key({"task": "squares", "n": 40})
+WORK = """
+import sys, time
+from reasonlab import runs
+with runs.Store(sys.argv[1], runs.run_key({"task": "squares", "n": 40})) as s:
+    print("open", s.dropped, flush=True)
+    for i in range(40):
+        if (str(i), 0) in s: continue
+        time.sleep(float(sys.argv[2]))
+        s.append({"id": str(i), "square": i * i, "text": "é" * i}, seconds=.1)
+"""
+
+
+def work(folder, pause=0., **kw):
+    return subprocess.Popen([sys.executable, "-c", WORK, str(folder), str(pause)], stdout=subprocess.PIPE, text=True, **kw)
+
+
+def results(folder): return (folder / "results.jsonl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert work(folder).wait(60) == 0
+    return results(folder)
+
+
+def test_no_time_pid_or_host_in_the_lines(whole, tmp_path):
+    assert work(tmp_path).wait(60) == 0
+    assert results(tmp_path) == whole
+    row = json.loads(whole.splitlines()[3])
+    assert set(row) == {"id", "square", "text", "sha"}
+    assert len((tmp_path / "timing.jsonl").read_text().splitlines()) == 40
+
+
+@pytest.mark.parametrize("after", [1, 9, 30])
+def test_kill_9_then_resume_gives_the_same_bytes(whole, tmp_path, after):
+    p = work(tmp_path, .005)
+    end = time.monotonic() + 30
+    while time.monotonic() < end and (not (tmp_path / "results.jsonl").exists() or results(tmp_path).count(b"\n") < after):
+        time.sleep(.002)
+    os.kill(p.pid, signal.SIGKILL)
+    p.wait(30)
+    assert after <= results(tmp_path).count(b"\n") < 40
+    assert work(tmp_path).wait(60) == 0
+    assert results(tmp_path) == whole
+
+
+def test_every_truncation_is_finished_to_the_same_bytes(whole, tmp_path):
+    rows = [runs.from_line(line) for line in whole.splitlines()]
+    for cut in range(0, len(whole), 37):
+        (tmp_path / "results.jsonl").write_bytes(whole[:cut])
+        with runs.Store(tmp_path, KEY) as s:
+            assert s.dropped == (cut > 0 and whole[cut - 1:cut] != b"\n")
+            for r in rows: s.append({k: v for k, v in r.items()})
+        assert results(tmp_path) == whole
+
+
+def test_every_flipped_byte_is_detected(whole, tmp_path):
+    """Never read as a result: refused with the line, or (in the last newline) recomputed."""
+    part = b"".join(whole.splitlines(keepends=True)[:3])
+    for i in range(len(part)):
+        for bit in (0, 3, 7):
+            bad = bytearray(part)
+            bad[i] ^= 1 << bit
+            (tmp_path / "results.jsonl").write_bytes(bad)
+            if i == len(part) - 1:
+                with runs.Store(tmp_path, KEY) as s: assert s.dropped == 1 and len(s) == 2
+                continue
+            with pytest.raises(runs.DamagedLine, match="line [123].*repair=True"): runs.Store(tmp_path, KEY)
+            with runs.Store(tmp_path, KEY, repair=True) as s:
+                assert part.startswith(results(tmp_path)) and s.dropped >= 1
+
+
+def test_a_doubled_line_is_damage(whole, tmp_path):
+    lines = whole.splitlines(keepends=True)
+    (tmp_path / "results.jsonl").write_bytes(lines[0] + lines[1] + lines[0])
+    with pytest.raises(runs.DamagedLine, match="line 3.*already there"): runs.Store(tmp_path, KEY)
+    with runs.Store(tmp_path, KEY, repair=True) as s: assert len(s) == 2
+
+
+def test_same_key_same_result_is_ignored_another_is_refused(tmp_path):
+    with runs.Store(tmp_path, KEY) as s:
+        assert s.append({"id": "a", "x": 1}) and not s.append({"x": 1, "id": "a"})
+        assert s.append({"id": "a", "repeat": 1, "x": 2})
+        with pytest.raises(ValueError, match="another result"): s.append({"id": "a", "x": 2})
+        with pytest.raises(ValueError, match="JSON"): s.append({"id": "b", "x": float("nan")})
+        with pytest.raises(TypeError, match="set"): s.append({"id": "b", "x": {1}})
+        with pytest.raises(KeyError): s.append({"x": 1})
+        with pytest.raises(ValueError, match="checksum"): s.append({"id": "b", "sha": "mine"})
+        assert len(s) == 2
+
+
+@pytest.mark.parametrize("part", ["configuration", "data", "sources", "model"])
+def test_another_key_is_refused_and_says_what_changed(tmp_path, part):
+    runs.Store(tmp_path, KEY).close()
+    before = sorted(p.name for p in tmp_path.iterdir())
+    with pytest.raises(runs.WrongKey, match=f"{part} changed"): runs.Store(tmp_path, KEY | {part: "other"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    runs.Store(tmp_path, KEY).close()  # the lock was let go
+
+
+def test_two_writers(tmp_path):
+    p = work(tmp_path, 1.)
+    assert p.stdout.readline() == "open 0\n"
+    with pytest.raises(runs.Locked, match=f"process {p.pid}"): runs.Store(tmp_path, KEY)
+    p.kill()
+    p.wait(30)
+    runs.Store(tmp_path, KEY).close()  # a dead process holds no lock
+
+
+def test_disk_full_leaves_whole_lines(tmp_path):
+    """A file-size limit cuts a write short; what was written before stays, nothing half."""
+    code = f"""
+import resource, signal
+from reasonlab import runs
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+s = runs.Store({str(tmp_path)!r}, {KEY!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    for i in range(99): s.append({{"id": str(i), "text": "x" * 50}})
+except OSError as e: print("stopped", len(s))
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert out.stdout.startswith("stopped"), out.stderr
+    with runs.Store(tmp_path, KEY) as s:
+        assert s.dropped == 0 and len(s) == int(out.stdout.split()[1]) > 3
+
+
+def test_write_atomic_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
+    path = runs.write_atomic(tmp_path / "a.json", "old")
+    def fail(*_): raise OSError("no")
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError): runs.write_atomic(path, "new")
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_odd_text_survives(tmp_path):
+    odd = {"id": "\u2028\r\n\x00\ud800 \U0001f600", "x": [1e-300, 1e300, -0., 2**70]}
+    with runs.Store(tmp_path, KEY) as s: s.append(odd)
+    with runs.Store(tmp_path, KEY) as s: assert list(s.rows.values()) == [odd] and s.dropped == 0
+
+
+def test_source_hash_follows_imports_inside_functions(tmp_path, monkeypatch):
+    pkg = tmp_path / "pkgx"
+    (pkg / "sub").mkdir(parents=True)
+    (pkg / "__init__.py").write_text("from .low import z\n")
+    (pkg / "low.py").write_text("z = 1\n")
+    (pkg / "sub" / "__init__.py").write_text("")
+    (pkg / "sub" / "top.py").write_text("def f():\n    from ..low import z\n    from . import side\n    import json\n")
+    (pkg / "sub" / "side.py").write_text("raise RuntimeError('must not be imported')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert set(runs.sources("pkgx.sub.top")) == {"pkgx.sub.top", "pkgx.low", "pkgx.sub.side", "pkgx.sub"}
+    before = runs.source_hash("pkgx.sub.top")
+    (pkg / "low.py").write_text("z = 2\n")
+    assert runs.source_hash("pkgx.sub.top") != before
