@@ -127,11 +127,13 @@ _IS = (r'(?:,? which)?(?:,? (?:is|was|are|will be|would be|would have been|must 
        r' ?[=→:]) (?:indeed |therefore |actually |also |then |just |simply |on |'
        r'the date |the |equal to )*')
 
-# %% ../../nbs/50d_dates.ipynb #b4eb2b1e
+# %% ../../nbs/50d_dates.ipynb #8fbc05d1
 _STEP = r'(?P<step>(?:the )?day (?:before|after)) '
 _APP = rf'(?:(?: of |, | \(){_SIGN}\)?,?)?' # today, May 2, is ...
 _CLAIM = re.compile(rf'(?:(?:{_SHIFT}|{_STEP})(?: the| this)?(?: date| day)?(?: of)?'
-                    rf' ?)?(?:{_BASE}{_APP})?{_IS}{_SIGN}', re.I)
+                    rf' ?)?(?:{_BASE}{_APP})?{_IS}{_SIGN}(?! ?[-+−–] ?\w)', re.I)
+_PLUS = re.compile(rf'(?P<base>{_SIGN}) ?(?P<how>[-+−–]) ?{_DUR} ?(?:=|→|is) ?{_SIGN}',
+                   re.I)
 _APPOS = re.compile(rf'{_BASE}(?:, | of | \(){_SIGN}', re.I)
 _GIVES = r"(?:give|get|giving|is|was|be|becomes?|result|=|→|:)"
 _ADD = re.compile(rf'\b(?P<how>add|plus|subtract|minus)(?:ing|s|ed)? {_DUR} '
@@ -145,7 +147,7 @@ _REL = re.compile(rf'{_WAS}(?P<dir>before|after|earlier than|later than) {_BASE}
 _WEEKDAY = re.compile(rf'{_SIGN} (?:is|was|will be|falls on|is on) (?:a )?'
                       rf'(?P<weekday>{"|".join(_DAYS)})\b', re.I)
 
-# %% ../../nbs/50d_dates.ipynb #7c65161a
+# %% ../../nbs/50d_dates.ipynb #9882f0ea
 def _amount(num, unit):
     "Number and unit as an offset, or None (an odd number of hours)"
     n = _NUMS.get(num.lower()) or int(num[:5])
@@ -160,7 +162,7 @@ def _offset(m):
     g = {k: (v or '').lower() for k, v in m.groupdict().items()}
     if g.get('step'): return {'days': 1 if 'after' in g['step'] else -1}
     if not g.get('num'): return {}
-    back = g['how'] in ('subtract', 'minus') if 'how' in g else \
+    back = g['how'] in ('subtract', 'minus', *'-−–') if 'how' in g else \
         _DIR.get(g['dir'], -1 if 'before' in g['dir'] else 1) < 0
     found = _amount(g['num'], g['unit'])
     return found and {k: -v if back else v for k, v in found.items()}
@@ -186,12 +188,12 @@ def _found(m, dates, text):
             r' (?:is|was|=) ', m[0])): return None
     return signs[0] if len(signs) > 1 else _ANCHOR[base], offset, signs[-1]
 
-# %% ../../nbs/50d_dates.ipynb #4f140d82
+# %% ../../nbs/50d_dates.ipynb #83aac791
 def _said(clause, dayfirst=False):
     "The claims of a clause, in order, and its weekday claims"
     dates = find_dates(clause, dayfirst)
     text, out = _DATE.sub(_SIGN, plain(clause).replace(_SIGN, ' ')), {}
-    for kind in (_ADD, _BACK, _REL, _CLAIM, _APPOS):
+    for kind in (_PLUS, _ADD, _BACK, _REL, _CLAIM, _APPOS):
         for m in kind.finditer(text):
             last, before = text[:m.end()].count(_SIGN), text[:m.start()]
             if last in out or _THINK.search(before) or _MORE.search(before): continue
@@ -243,7 +245,7 @@ def _feasts(question, dates):
     if m := _VISIT.search(question):
         yield _day(m[3], _month(m[2]), m[1]), {'months': int(m[4]) - 1}
 
-# %% ../../nbs/50d_dates.ipynb #434a3907
+# %% ../../nbs/50d_dates.ipynb #5a1cf9bb
 _UK = re.compile(r'\bUK\b|\bBrit|\bEurope|DD/MM|day before the month|day first', re.I)
 _ASK = re.compile(r'\b(?:what|which|find|give|tell|compute|calculate|determine)\b[^.?]*'
                   r'\b(?:date|day)\b', re.I)
@@ -253,8 +255,8 @@ def _sources(question, dayfirst):
     "All (readings, offset) that the question gives for today"
     yield from _feasts(question, find_dates(question, dayfirst))
     right = {m[1] for m in _RIGHT.finditer(question)}
-    for part in re.split(r'(?<=[.?!;]) |\n', question):
-        if '?' in part: continue
+    parts = re.split(r'(?<=[.?!;]) |\n', question)
+    for part in (p for p in parts if '?' not in p):
         for name in right: part = re.sub(rf'\b{name} thinks (?:that )?', '', part)
         for base, offset, said in _said(part, dayfirst)[0]:
             back = _minus(offset)
@@ -263,6 +265,7 @@ def _sources(question, dayfirst):
         dates = find_dates(part, dayfirst)
         yield from _turns(_DATE.sub(_SIGN, plain(part)), dates)
 
+# %% ../../nbs/50d_dates.ipynb #e5054444
 def _asked(question):
     "(days from today, offset) of the date asked for, or None"
     m = re.search(r'[^.?!]*\bdate\b[^?]*\?', question)

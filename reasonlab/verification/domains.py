@@ -81,7 +81,7 @@ def _as_check(offset, start, end, why, certificate=None):
     return Check('domain', 'refuted' if certificate else 'supported',
                  (offset + start, offset + end), why, certificate)
 
-# %% ../../nbs/50b_domains.ipynb #7f1b0337
+# %% ../../nbs/50b_domains.ipynb #c408af32
 CLOSER = {'(': ')', '[': ']', '{': '}', '<': '>'}
 OPENER = {v: k for k, v in CLOSER.items()}
 _B = r'[()\[\]{}<>]'
@@ -92,7 +92,8 @@ def symbols(
     text: str,
 ) -> list[str]: # in order; `"[" twice` counts twice
     "The brackets that a text names"
-    found = re.finditer(rf'({_B})["\']?(?: +({"|".join(_TIMES)})\b)?', text)
+    times = "|".join(_TIMES)
+    found = re.finditer(rf'(?<!\w)({_B})(?!\w)["\']?(?: +({times})\b)?', text)
     return [s for m in found for s in [m[1]]*_TIMES.get(m[2], 1)]
 
 def push(
@@ -124,9 +125,10 @@ def _bracket_input(question):
         if stack is None: return None
     return best or None
 
-# %% ../../nbs/50b_domains.ipynb #aa2eb621
-_STACK = re.compile(rf'\bstack\b(?P<mid>(?:[^()\[\]{{}}<>\n](?!\bempty\b))*?.?)'
-                    rf'(?P<value>\bempty\b|{_B}(?:[ ,"\']*{_B})*)', re.I)
+# %% ../../nbs/50b_domains.ipynb #6fbb2857
+_STACK = re.compile(rf'\bstack\b(?P<mid>(?:(?!\bempty\b|\bstack\b|{_B}).)*?)(?P<value>'
+                    rf'\[\]|\[(?:["\']{_B}["\'],? ?)+\]|\bempty\b|'
+                    rf'["\']?{_B}(?!\w)(?:[ ,"\']*{_B}(?!\w))*)', re.I)
 _QUOTED = re.compile(rf'["\']({_B})["\']')
 _ALONE = re.compile(rf'(?<![^\s:;,.])({_B})(?![^\s:;,.])')
 
@@ -135,12 +137,19 @@ def _symbol(head):
     m = _QUOTED.search(head) or _ALONE.search(head)
     return m[1] if m else None
 
-def _stack_claim(clause):
-    "(head, claimed stack), or None"
-    m = _STACK.search(clause)
-    if not m or len(m['mid']) > 40 or re.search(r'\bnot\b', m['mid']): return None
-    value = [] if m['value'].lower() == 'empty' else symbols(m['value'])
-    return clause[:m.start()], value
+def _value_of(text):
+    "A printed stack: `< [`, `\"< [\"`, `['<', '[']`, `[]` or `empty`"
+    if text == '[]' or text.lower() == 'empty': return []
+    inner = text[1:-1] if re.match(r'\[["\'].*["\']\]$', text) else text
+    return symbols(inner)
+
+def _stack_claims(clause):
+    "(head, claimed stack) of each printed stack"
+    last = 0
+    for m in _STACK.finditer(clause):
+        if len(m['mid']) <= 40 and not re.search(r'\bnot\b', m['mid']):
+            yield clause[last:m.start()], _value_of(m['value'])
+        last = m.end()
 
 # %% ../../nbs/50b_domains.ipynb #bc510258
 def _show(stack): return f'"{" ".join(stack)}"' if stack else 'empty'
@@ -167,13 +176,14 @@ def _applying(t, read, value):
     bad = dict(type='bracket', stack=before, read=read, stated=value)
     yield weigh(right == value, why, _show(value), bad)
 
-# %% ../../nbs/50b_domains.ipynb #a8371d87
+# %% ../../nbs/50b_domains.ipynb #a7792b54
 _POP = re.compile(r'\bpop(?:ping)?(?: out| off)?\b', re.I)
 _NEED = re.compile(r'\b(?:need(?:ed|s)?|answer|sequence|clos\w+|append|add)\b'
                    r'(?:[^()\[\]{}<>]*\b(?:is|are|with|need|add|append)\b)?:?',
                    re.I)
 _END = re.compile(r'\b(?:end of|the end|final stack|at the end)\b', re.I)
-_SEE = re.compile(r'\b(?:read|next|see|encounter|process|symbol|char)', re.I)
+_SEE = re.compile(r'\b(?:read|next|see|encounter|process|symbol|char|push|pop|open|'
+                  r'match|clos)', re.I)
 _NOTHING = re.compile(r'\W*(?:nothing|none|no symbols?|empty)?\W*$', re.I)
 
 def _listed(m, clause):
@@ -187,7 +197,7 @@ def _closing(t, clause):
     pop = _POP.search(clause)
     m = pop or _NEED.search(clause)
     said = _listed(m, clause) if m else None
-    if said is None: return
+    if said is None or re.search(rf'{_B}.*\b(?:for|clos|match)', clause): return
     order = t.stack[::-1] if pop or t.pops is None else t.pops
     right = order if pop else [CLOSER.get(s, s) for s in order]
     bad = dict(type='popping' if pop else 'closing', stack=order[::-1], stated=said)
@@ -196,7 +206,7 @@ def _closing(t, clause):
     if pop and set(said) <= set(CLOSER): t.pops = said
     elif set(said) <= set(OPENER): t.pops = [OPENER[s] for s in said]
 
-# %% ../../nbs/50b_domains.ipynb #9e21b063
+# %% ../../nbs/50b_domains.ipynb #efdd53f8
 class Brackets(Domain):
     "Replays a stack of brackets"
     least = 3
@@ -211,12 +221,12 @@ class Brackets(Domain):
 
     def claims(self, t, clause):
         "(why, certificate) of each claim of a clause"
-        stack = _stack_claim(clause)
-        if stack: yield from self.stack(t, *stack)
+        stacks = [*_stack_claims(clause)]
+        for head, value in stacks: yield from self.stack(t, head, value)
         if _END.search(clause) and not t.ended: yield from _reading(t, None)
-        if stack: return
+        if stacks: return
         if t.ended or t.read == len(t.input): yield from _closing(t, clause)
-        if _SEE.search(clause): t.waiting = _symbol(clause)
+        if _SEE.search(clause): t.waiting = _symbol(clause) or t.waiting
 
     def stack(self, t, head, value):
         "A printed stack: what was read, and what it did"
@@ -225,13 +235,14 @@ class Brackets(Domain):
         if read: yield from _reading(t, read)
         yield from _applying(t, read, value)
 
-# %% ../../nbs/50b_domains.ipynb #9636d86d
+# %% ../../nbs/50b_domains.ipynb #9f1c0dc2
 _N = r"[A-Z][A-Za-z'\-]*"
-_ACT = r'(?:swap|switch|trade|exchange)(?:s|es|d|ped|ed)?'
+_ACT = r'(?:[Ss]wap|[Ss]witch|[Tt]rade|[Ee]xchange)(?:s|es|d|ped|ed)?'
 _PAIR = re.compile(rf'\b({_N}) (?:and|with|&) ({_N}),? (?:\w+ ){{0,2}}?{_ACT}\b'
                    rf'|\b({_N}) ?[↔⇄⇆] ?({_N})\b'
                    rf'|\b({_N}) {_ACT} (?:\w+ ){{0,3}}?with ({_N})\b'
-                   rf'|\b{_ACT}(?: \w+)?(?: between|:| of)? ({_N}) and ({_N})\b')
+                   rf'|\b{_ACT}(?: \w+)? ?[^\w.;]*(?:between |of |by )?'
+                   rf'({_N}) (?:and|with|&) ({_N})\b')
 _HAS = re.compile(rf'(?:(?:^|[,:;.])\s*(?:and\s+)?|\s+and\s+)'
                   rf'(?=({_N}) ([a-z][^.,;\n]*?)(?:[.,;\n]|,? and {_N} [a-z]|$))')
 
@@ -322,7 +333,7 @@ def _claims(clause, t):
             out[names[m[1]]] = _value(seg, t.first.values())
     return {k: v for k, v in out.items() if v}
 
-# %% ../../nbs/50b_domains.ipynb #d73d53b8
+# %% ../../nbs/50b_domains.ipynb #c401ded1
 def _swapped(state, pairs):
     "The state after some swaps"
     for a, b in pairs: state = {**state, a: state[b], b: state[a]}
@@ -334,7 +345,7 @@ def _turn(t, pair):
     if set(pair) in left:
         start, t.done = t.done, t.done + left.index(set(pair)) + 1
         return t.swaps[start:t.done], []
-    told = t.done and set(t.swaps[t.done - 1]) == set(pair) # says it once more
+    told = set(pair) in [set(p) for p in t.swaps[:t.done]] # looks back
     if told or not set(pair) <= set(t.first): return [], []
     nth = f'swap {t.done + 1} is {" and ".join(t.swaps[t.done])}' \
         if left else f'there are only {len(t.swaps)} swaps'
@@ -387,7 +398,7 @@ def _next(t, clause, said):
     t.done += 1
     return t.swaps[t.done - 1:t.done]
 
-# %% ../../nbs/50b_domains.ipynb #9b2ffb18
+# %% ../../nbs/50b_domains.ipynb #0d8dcb56
 class Swaps(Domain):
     "Replays people who swap what they have"
 
@@ -409,6 +420,9 @@ class Swaps(Domain):
             yield from wrong
         if not pairs and _LAST.search(clause):
             passed, t.done = t.swaps[t.done:], len(t.swaps)
-        elif not pairs and said and t.silent: passed = _next(t, clause, said)
+        elif not pairs and said and t.silent:
+            if len(said) < 2: return
+            passed = _next(t, clause, said)
+        if pairs and not passed and set(pairs[-1]) != set(t.swaps[t.done - 1]): return
         yield from _state(t, passed, said)
         yield from _option(t, clause)

@@ -12,10 +12,12 @@ import re
 from dataclasses import dataclass, field
 from .domains import Domain, plain, weigh
 
-# %% ../../nbs/50f_letters.ipynb #db4d8ea4
+# %% ../../nbs/50f_letters.ipynb #746faa4d
 _PLACE = {'first': 0, 'second': 1, 'third': 2, 'last': -1, 'final': -1,
           'second-to-last': -2, 'second to last': -2, 'penultimate': -2}
 _WHICH = '|'.join(sorted(_PLACE, key=len, reverse=True))
+_SUM = re.compile(r'''((?:["']?[^\W_]+["']? *\+ *)+["']?[^\W_]+["']?) *= *'''
+                  r'''["']?([^\W_]+)''')
 _JOIN = re.compile(r'concat|\bjoin|\bcombin|together|\bappend|new (?:word|string)',
                    re.I)
 
@@ -40,9 +42,10 @@ def _row(question):
         said = re.findall(r"\b[A-Z][\w'-]*", max(run, key=len, default=''))
     return _Row(said, _PLACE[m[1].lower()]) if len(said) > 1 else None
 
-# %% ../../nbs/50f_letters.ipynb #c5ddf654
+# %% ../../nbs/50f_letters.ipynb #93ceba40
 _IS = r'''(?![\w'-])"? *(?:is|:|=|→|-) *(?:the letter )?["']?(\w)\b(?!\w)'''
-_OF = re.compile(rf'''\b({_WHICH}) letter (?:of|in|from) (?:the )?(?:\w+ ){{0,2}}?'''
+_OF = re.compile(rf'''(?:\b({_WHICH}) letter|,|,? and) (?:of|in|from) '''
+                 rf'''(?:the )?(?:\w+ ){{0,2}}?'''
                  rf'''"?([\w'-]+(?-i:(?: [A-Z][\w'-]*)*)){_IS}''', re.I)
 _OWN = re.compile(rf'''"?\b([A-Z][\w-]*)(?:"?'s|"? has)(?: the| as its| as)? '''
                   rf'''({_WHICH}) letter *(?:is|:|=|→)? *["']?(\w)\b(?!\w)''',
@@ -54,18 +57,22 @@ _SOFAR = re.compile(r'''(?:concat\w*|letters|joined|together|string|result|answe
                     r'''so far|append\w*|combin\w*)\b[^":=→]*'''
                     r'''(?:\b(?:is|are|get|gives?|have)\b|[:=→])[^"\w]*"?'''
                     r'''(?:the (?:string|word) )?["']?([^\W_]+)["']?[\s.!]*$''', re.I)
-_SUM = re.compile(r'''((?:["']?[^\W_]+["']? *\+ *)+["']?[^\W_]+["']?) *= *'''
-                  r'''["']?([^\W_]+)''')
-
+_LIST = re.compile(r'''\bletters\b[^:.]*(?:\bare|:) *((?:["']?[^\W_]["']?'''
+                   r'''(?:, and |, | and | ))+["']?[^\W_])\b''', re.I)
 def _letters(clause, row):
     "(word, index, letter) of each claim"
-    out = [(m[2], _PLACE[m[1].lower()], m[3]) for m in _OF.finditer(clause)]
-    out += [(m[1], _PLACE[m[2].lower()], m[3]) for m in _OWN.finditer(clause)]
+    def place(name): return _PLACE[name.lower()] if name else row.index
+    out = [(m[2], place(m[1]), m[3]) for m in _OF.finditer(clause)]
+    out += [(m[1], place(m[2]), m[3]) for m in _OWN.finditer(clause)]
     if not out: out = [(m[1], row.index, m[2]) for m in _ITS.finditer(clause)
                        if m[1] in row.words]
+    listed = _LIST.search(clause)
+    said = re.findall(r'\b[^\W_]\b', listed[1]) if listed and not out else []
+    if len(said) == len(row.words) and not row.done:
+        out = [(w, row.index, c) for w, c in zip(row.words, said)]
     return out
 
-# %% ../../nbs/50f_letters.ipynb #f5865708
+# %% ../../nbs/50f_letters.ipynb #05b9d718
 def _letter(row, word, index, said):
     "Is this the letter of the word, and is the word the next one?"
     parts, want = word.split(), row.words[row.done:]
@@ -85,12 +92,16 @@ def _letter(row, word, index, said):
     bad = dict(type='letter', word=word, index=index, stated=said)
     yield weigh(word[index].lower() == said.lower(), why, said, bad)
 
+# %% ../../nbs/50f_letters.ipynb #be68c49a
 def _joined(row, said):
     "Is this what was joined before, and the letters found since?"
     parts = [row.joined, *row.fresh] if row.joined else row.fresh
     if not parts: return
     right = ''.join(parts)
     row.joined, row.fresh = said, []
+    rest = [w[row.index:][:1] for w in row.words[row.done:]] # not seen by us
+    for n in range(1, len(rest) + 1):
+        if (right + ''.join(rest[:n])).lower() == said.lower(): row.done += n; return
     bad = dict(type='concat', parts=parts, stated=said)
     why = f'{" + ".join(parts)} gives {right}'
     yield weigh(right.lower() == said.lower(), why, said, bad)
