@@ -111,6 +111,8 @@ class Book:
         tags = sorted({tag for key, tag in TAGS.items() if key in says and says[key] != ("true" if key in ("echo", "output") else "false")})
         exported = bool(says.keys() & {"export", "exports"})
         cell = dict(cell, source=body, metadata={"tags": tags + ["library"] * exported})
+        said = ["".join(o["data"].get("text/plain", "")) for o in cell["outputs"] if "image/png" in o.get("data", {})]
+        if any(said): cell["metadata"]["mystnb"] = {"image": {"alt": " ".join(said[0].split())}}  # a figure's text stands beside it
         names = defined(body) if exported else []
         if not names: return [cell]
         anchors = "\n".join(f"({page.label(n)})=" for n in names)
