@@ -88,7 +88,7 @@ def _open(constraint, objects):
     if kind == 'not' and (inner := _open(args[0], objects)) is not None:
         return {a: full - s for a, s in inner.items()}
 
-# %% ../nbs/05_logic.ipynb #5cecc636
+# %% ../nbs/05_logic.ipynb #d31b2a2a
 def _pair(constraint):
     "A two-object constraint as (positive?, relation, a, b)"
     positive = True
@@ -97,32 +97,33 @@ def _pair(constraint):
     return (positive, *constraint)
 
 def _split(objects, constraints):
-    "Open places of every object, and the constraints on pairs by object"
+    "Open places of each object; for each, the others it is compared with"
     places = {a: set(range(1, len(objects) + 1)) for a in objects}
     pairs = {a: [] for a in objects}
     for c in constraints:
         left = _open(c, objects)
-        if left is None:
-            pair = _pair(c)
-            for a in {*pair[2:]}: pairs[a].append(pair)
         for a, s in (left or {}).items(): places[a] &= s
+        if left is not None: continue
+        positive, kind, a, b = _pair(c)
+        ok = lambda p, q, f=_PAIRS[kind], yes=positive: f(p, q) == yes
+        if a == b: places[a] = {k for k in places[a] if ok(k, k)}
+        else:
+            pairs[a].append((b, ok))
+            pairs[b].append((a, lambda q, p, ok=ok: ok(p, q)))
     return places, pairs
 
-# %% ../nbs/05_logic.ipynb #9ce0c6fe
+# %% ../nbs/05_logic.ipynb #fcd0bb55
 def _search(objects, constraints):
     "Every model, by depth first with the most constrained object next"
     places, pairs = _split(objects, constraints)
-    def fits(a, at):
-        return all(_PAIRS[kind](at[x], at[y]) == positive
-                   for positive, kind, x, y in pairs[a] if x in at and y in at)
     def go(at, left):
         if not left: yield tuple(sorted(objects, key=at.get)); return
-        a = min(left, key=lambda x: (len(left[x]), objects.index(x)))
+        a = min(left, key=lambda x: len(left[x]))
         for k in sorted(left[a]):
-            at[a] = k
             rest = {x: s - {k} for x, s in left.items() if x != a}
-            if fits(a, at) and all(rest.values()): yield from go(at, rest)
-            del at[a]
+            for b, ok in pairs[a]:
+                if b in rest: rest[b] = {p for p in rest[b] if ok(k, p)}
+            if all(rest.values()): yield from go(at | {a: k}, rest)
     if all(places.values()): yield from go({}, places)
 
 # %% ../nbs/05_logic.ipynb #70d7c18d
