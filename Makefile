@@ -67,7 +67,7 @@ clean:  ## remove what can be made again (.venv stays)
 	if [ -f $@ ] && [ "$$(cat $@)" = "$$key" ] && [ -x $(BIN)/python ]; then touch $@; exit 0; fi; \
 	py=; for p in "$(PYTHON)" python3 python3.13 python3.12 python3.11; do \
 	  if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then py=$$p; break; fi; done; \
-	if [ -z "$$py" ]; then echo "reasonlab needs Python 3.11 or newer; here python3 is $$(python3 --version 2>&1 || echo missing). Install one, or say where: make PYTHON=/path/to/python3.11" >&2; exit 2; fi; \
+	if [ -z "$$py" ]; then echo "reasonlab needs Python 3.11 or newer; here $(PYTHON) is $$({ "$(PYTHON)" --version || echo missing; } 2>/dev/null | head -n 1). Install one, or say where: make PYTHON=/path/to/python3.11" >&2; exit 2; fi; \
 	if ! "$$py" -c 'import venv, ensurepip' 2>/dev/null; then echo "$$py cannot make virtual environments: install its venv package (Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 2; fi; \
 	if [ "$$(cat .venv/home 2>/dev/null || echo "$$PWD")" != "$$PWD" ]; then rm -rf .venv; fi; \
 	echo "Making .venv (a few minutes, once)"; \
