@@ -227,12 +227,13 @@ class BadRow:
 MAX_FILE = 1 << 30   # bytes after decompression
 MAX_LINE = 10 << 20  # characters in one row
 
-# %% ../nbs/07_data.ipynb #afa9ecd0
+# %% ../nbs/07_data.ipynb #71a2aaa7
 def _slurp(path):
     "Bytes of a file or of standard input, decompressed, at most `MAX_FILE`"
     name = 'standard input' if str(path) == '-' else str(path)
     try: f = sys.stdin.buffer if str(path) == '-' else open(path, 'rb')
-    except OSError as e: raise BadFile(f"{name}: cannot be opened ({e.strerror})") from e
+    except OSError as e:
+        raise BadFile(f"{name}: cannot be opened ({e.strerror})") from e
     with f: raw = f.read(MAX_FILE + 1)
     if raw[:2] == b'\x1f\x8b':
         try:
@@ -281,7 +282,7 @@ def _json_lines(text):
         try: yield _row(n, _json(line))
         except (ValueError, RecursionError) as e: yield BadRow(n, f"not JSON: {e}")
 
-# %% ../nbs/07_data.ipynb #135a9da7
+# %% ../nbs/07_data.ipynb #650253ac
 def _table(name, text, delimiter):
     csv.field_size_limit(MAX_LINE)
     read = csv.DictReader(io.StringIO(text, newline=''), delimiter=delimiter,
@@ -289,7 +290,8 @@ def _table(name, text, delimiter):
     try:
         for n, r in enumerate(read, 1):
             if None in r or None in r.values():
-                yield BadRow(n, f"has not the {len(read.fieldnames)} fields of the header")
+                yield BadRow(n, f"has not the {len(read.fieldnames)} fields "
+                                "of the header")
             else: yield r
     except csv.Error as e: raise BadFile(f"{name}: line {read.line_num}: {e}") from e
 

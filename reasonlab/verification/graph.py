@@ -151,7 +151,7 @@ class UseChecker:
 
     def check_chain(self, chain): return []
 
-# %% ../../nbs/50g_graph.ipynb #bfa3610e
+# %% ../../nbs/50g_graph.ipynb #5f9da62c
 _LEAD = re.compile(r'answer|####|boxed|therefore|thus|hence|option', re.I)
 _OPTION = re.compile(r'\(?\b([A-J])\b[).:]')
 
@@ -173,14 +173,15 @@ def _option(step, chain, derived):
     values = [numbers(c)[0][0] if len(numbers(c)) == 1 else None for c in chain.choices]
     k = 'ABCDEFGHIJ'.index(m[1]) if m else len(values)
     if k >= len(values) or not derived or derived[-1] not in values: return []
-    if values[k] == derived[-1]: return [Check('answer', 'supported',
-        (step.start + m.start(), step.start + m.end()), 'The option is what was derived.')]
-    return [Check('answer', 'refuted', (step.start + m.start(), step.start + m.end()),
+    span = step.start + m.start(), step.start + m.end()
+    if values[k] == derived[-1]:
+        return [Check('answer', 'supported', span, 'The option is what was derived.')]
+    return [Check('answer', 'refuted', span,
         f"Option {m[1]} is not {derived[-1]}, which the steps arrive at.",
         dict(type='answer', stated=m[1], choices=list(chain.choices),
              derived=str(derived[-1])))]
 
-# %% ../../nbs/50g_graph.ipynb #f7e95e52
+# %% ../../nbs/50g_graph.ipynb #60f9c8fa
 class AnswerChecker:
     "The stated answer is one the chain derived"
     kind = 'answer'
@@ -198,14 +199,15 @@ class AnswerChecker:
         pool |= {v for v, i, _ in numbers(step.text) if i < a and '=' in step.text[:a]}
         span = step.start + a, step.start + b
         if _close(value, pool | set(derived)):
-            return [Check('answer', 'supported', span, 'The steps arrive at this answer.')]
+            return [Check('answer', 'supported', span,
+                          'The steps arrive at this answer.')]
         return [Check('answer', 'refuted', span,
             f"The steps arrive at {derived[-1]}, the answer says {step.text[a:b]}.",
             dict(type='answer', stated=step.text[a:b], derived=str(derived[-1])))]
 
     def check_chain(self, chain): return []
 
-# %% ../../nbs/50g_graph.ipynb #65dd5fb8
+# %% ../../nbs/50g_graph.ipynb #0979d96b
 class FollowsChecker:
     "Asks a `Judge` whether what a step cites entails it; never refutes"
     kind = 'follows'
@@ -221,6 +223,7 @@ class FollowsChecker:
         cited = ' '.join(s.text for s in chain.cited(step)) or chain.question
         p = [float(x) for x in self.judge.score([cited], [step.text])[0]]
         return [Check('follows', 'supported' if p[0] >= self.at else 'unchecked',
-            (step.start, step.end), f"P(entailment) {p[0]:.2f}, P(contradiction) {p[2]:.2f}")]
+            (step.start, step.end),
+            f"P(entailment) {p[0]:.2f}, P(contradiction) {p[2]:.2f}")]
 
     def check_chain(self, chain): return []

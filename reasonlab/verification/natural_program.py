@@ -6,34 +6,37 @@ Docs: https://reasonlab.github.io/reasonlab/natural_program.html.md"""
 
 # %% auto #0
 __all__ = ['FEATURES', 'CLAIMS', 'STUDY', 'checkers', 'Examined', 'examine', 'features', 'probability', 'fit', 'as_row', 'verify',
-           'verify_row', 'examined_rows', 'observe_flags', 'observe_first', 'observe']
+           'verify_row', 'examined_rows', 'observe_flags', 'observe_first', 'observe', 'retrain']
 
-# %% ../../nbs/51_natural_program.ipynb #e06f9444
-import hashlib, json, math
+# %% ../../nbs/51_natural_program.ipynb #e1bb0ffb
+import hashlib, importlib, json, math, sys
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
+from pathlib import Path
 import numpy as np
 from ..claims import Claim, Observation, Study
-from ..core import asset
+from ..core import asset, asset_root
 from ..data import DataMissing, chain_row, rows as data_rows
-from .calculation import CalculationChecker
-from .graph import (AnswerChecker, FollowsChecker,
-    GroundingChecker, StructureChecker, UseChecker)
+from ..runs import digest, write_atomic
+from ..stats import balanced_accuracy, ece
+from .graph import FollowsChecker
 from .steps import Chain, Check, parse, verdict_of
 
-# %% ../../nbs/51_natural_program.ipynb #ae896a69
-def _domains():
-    "The domain checkers, imported when first used"
-    from reasonlab.verification import domains
-    return (domains.Brackets, domains.Swaps)
+# %% ../../nbs/51_natural_program.ipynb #2f4e6fbd
+_CHECKERS = dict(calculation='CalculationChecker',
+    graph='StructureChecker GroundingChecker UseChecker AnswerChecker',
+    domains='Brackets Swaps', letters='Letters', dates='Dates', sorting='Sorting',
+    arrangement='Arrangements')
 
 @cache
 def checkers() -> tuple:
-    "One of each checker; none has any state"
-    return (CalculationChecker(), StructureChecker(), GroundingChecker(), UseChecker(),
-            AnswerChecker(), *(d() for d in _domains()))
+    "One of each checker, imported on first use; none has any state"
+    mods = {m: importlib.import_module(f'reasonlab.verification.{m}')
+            for m in _CHECKERS}
+    return tuple(getattr(mods[m], n)() for m, names in _CHECKERS.items()
+                 for n in names.split())
 
-# %% ../../nbs/51_natural_program.ipynb #03020890
+# %% ../../nbs/51_natural_program.ipynb #b37670b8
 @dataclass(frozen=True)
 class Examined:
     "A chain with everything the checkers said"
@@ -42,52 +45,52 @@ class Examined:
     whole: tuple[Check, ...] = ()        # of the whole chain
 
     @property
-    def refuted(self): return self.first_error is not None or (
-        verdict_of(self.whole) == 'refuted')
+    def verdicts(self): return [verdict_of(c) for c in self.steps]
 
     @property
     def first_error(self): # index of the first refuted step
-        return next((i for i, c in enumerate(self.steps)
-                     if verdict_of(c) == 'refuted'), None)
+        return next((i for i, v in enumerate(self.verdicts) if v == 'refuted'), None)
 
     @property
     def coverage(self): # share of steps that are not unchecked
-        return sum(verdict_of(c) != 'unchecked' for c in self.steps) / max(
-            len(self.steps), 1)
+        return sum(v != 'unchecked' for v in self.verdicts) / max(len(self.steps), 1)
 
     @property
     def verdict(self):
-        if self.refuted: return 'refuted'
+        if 'refuted' in (*self.verdicts, verdict_of(self.whole)): return 'refuted'
         return 'supported' if self.steps and self.coverage == 1 else 'unchecked'
 
+# %% ../../nbs/51_natural_program.ipynb #99084625
 def examine(
     chain: Chain,
     extra=(), # further checkers, such as `FollowsChecker(judge)`
 ) -> Examined:
     "Run every checker that applies to a chain"
     ready = [c for c in (*checkers(), *extra) if c.applies(chain)]
-    steps = tuple(tuple(x for c in ready for x in c.check(s, chain)) for s in chain.steps)
+    steps = tuple(tuple(x for c in ready for x in c.check(s, chain))
+                  for s in chain.steps)
     said = {x for checks in steps for x in map(repr, checks)}
     whole = tuple(x for c in ready for x in c.check_chain(chain) if repr(x) not in said)
     return Examined(chain, steps, whole)
 
-# %% ../../nbs/51_natural_program.ipynb #f5b9f456
-FEATURES = ('calculation', 'grounding', 'structure', 'use', 'answer', 'domain',
-            'unsupported')
+# %% ../../nbs/51_natural_program.ipynb #9cda737b
+FEATURES = dict(content=('calculation', 'domain', 'answer'),
+                citation=('structure', 'grounding'), use=('use',), unsupported=())
 
 def features(
     e: Examined,
 ) -> list[float]: # in the order of `FEATURES`
-    "Facts about the checks: which kinds refute, and how much is left unsupported"
+    "Facts about the checks: what is refuted, and the share of steps unsupported"
     said = [c for cs in (*e.steps, e.whole) for c in cs]
     kinds = {c.kind for c in said if c.verdict == 'refuted'}
-    return [float(k in kinds) for k in FEATURES[:6]] + [1 - e.coverage]
+    ties = list(FEATURES.values())[:-1]
+    return [float(bool(kinds & set(t))) for t in ties] + [1 - e.coverage]
 
-# %% ../../nbs/51_natural_program.ipynb #d39e16ea
+# %% ../../nbs/51_natural_program.ipynb #b2e5a4db
 @cache
 def _combiner():
     "The shipped weights"
-    return json.loads(asset('adapters/natural_program.json').read_text(encoding='utf-8'))
+    return json.loads(asset('adapters/natural_program.json').read_text('utf-8'))
 
 # %% ../../nbs/51_natural_program.ipynb #2d494d1b
 def probability(
@@ -108,13 +111,14 @@ def fit(
     m = LogisticRegression(C=1.).fit(np.asarray(X), np.asarray(y))
     return dict(bias=float(m.intercept_[0]), weights=[float(w) for w in m.coef_[0]])
 
-# %% ../../nbs/51_natural_program.ipynb #0eb89886
+# %% ../../nbs/51_natural_program.ipynb #b629a1eb
 def as_row(
     e: Examined,
 ) -> dict: # the row format of the command, without schema and id
     "An examined chain as plain JSON"
     steps = [dict(label=s.label, start=s.start, end=s.end, verdict=verdict_of(cs),
-                  checks=[asdict(c) for c in cs]) for s, cs in zip(e.chain.steps, e.steps)]
+                  checks=[asdict(c) for c in cs])
+             for s, cs in zip(e.chain.steps, e.steps)]
     first = e.first_error
     return dict(verdict=e.verdict, score=round(probability(features(e)), 4),
         coverage=round(e.coverage, 4),
@@ -166,13 +170,14 @@ def examined_rows(
     "A public set, examined"
     return _examined_rows(name)
 
-# %% ../../nbs/51_natural_program.ipynb #2584d0bd
+# %% ../../nbs/51_natural_program.ipynb #832f1479
 @lru_cache(maxsize=4)
 def _examined_rows(name):
     from tqdm.auto import tqdm
     rows = data_rows(name)
-    return tuple((r, examine(parse(*_seen(r)))) for r in tqdm(
-        rows, desc=f'checking {name}', delay=2, leave=False))
+    bar = tqdm(rows, desc=f'checking {name}', delay=2, leave=False,
+               disable=not sys.stderr.isatty())
+    return tuple((r, examine(parse(*_seen(r)))) for r in bar)
 
 def _seen(row):
     r = chain_row(row)
@@ -221,7 +226,7 @@ def observe_flags(
         oracle=np.array([r['correct'] for r in rows]) * 1,
         stratum=np.array([r['task'] for r in rows])))
 
-# %% ../../nbs/51_natural_program.ipynb #22c5b42b
+# %% ../../nbs/51_natural_program.ipynb #a75ee11f
 def observe_first(
     seed: int,
 ) -> Observation: # one row per chain of bigbench_mistake
@@ -232,8 +237,10 @@ def observe_first(
     group = np.array([_group(r['input']) for r in rows])
     true = np.array([none if r['mistake_index'] is None else r['mistake_index']
                      for r in rows])
-    said = np.array([none if e.first_error is None else e.first_error for e in examined])
-    fold, common, sham = _folds(group, rng), np.zeros(len(rows), int), said.copy()
+    said = np.array([none if e.first_error is None else e.first_error
+                     for e in examined])
+    fold, common = _folds(group, rng), np.zeros(len(rows), int)
+    sham = said.copy()
     for t in np.unique(task):
         sham[task == t] = rng.permutation(said[task == t])
         for k in range(5):
@@ -275,3 +282,23 @@ def observe(
     return out
 
 STUDY = Study(slug='natural_program', claims=CLAIMS, observe=observe)
+
+# %% ../../nbs/51_natural_program.ipynb #5caeb4ec
+def retrain(
+    folder=None, # another folder than the shipped one
+) -> str: # what was written
+    "Fit the shipped combiner on the development half of verify_cot"
+    o = observe_flags(0).rows
+    rows, examined = zip(*examined_rows('verify_cot'))
+    made = fit([features(e) for e in examined], o['y'])
+    path = Path(folder or asset_root())/'adapters'/'natural_program.json'
+    rounded = dict(bias=round(made['bias'], 4),
+                   weights=[round(w, 4) for w in made['weights']])
+    table = dict(schema=1, features=list(FEATURES), **rounded, penalty='L2, C = 1',
+        trained_on=dict(set='verify_cot', part='dev', rows=len(rows),
+                        ids=digest([r['id'] for r in rows])),
+        cross_fitted=dict(balanced_accuracy=round(
+                              float(balanced_accuracy(o['y'], o['pred'])), 4),
+                          ece=round(float(ece(o['y'], o['p'])), 4)))
+    write_atomic(path, json.dumps(table, indent=1) + '\n')
+    return f"{path.name}: {table['cross_fitted']}"

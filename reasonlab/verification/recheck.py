@@ -11,18 +11,16 @@ __all__ = ['BadCertificate', 'value', 'recheck']
 import calendar, datetime as dt, itertools, math, re
 from fractions import Fraction
 
-# %% ../../nbs/50c_recheck.ipynb #a694a076
+# %% ../../nbs/50c_recheck.ipynb #e3f8f31f
 class BadCertificate(ValueError):
     "The certificate cannot be read: it has no known type, or a field is unusable"
 
 _LEX = re.compile(r'\s*(\d+\.?\d*|\.\d+|\*\*|[-+*/(),]|sqrt|factorial|binomial|pi)')
 
 def _lex(text):
-    out, at = [], 0
-    while at < len(text.rstrip()):
-        m = _LEX.match(text, at)
-        if not m: raise BadCertificate(f"{text[at:at + 12]!r} is no arithmetic")
-        out.append(m[1]); at = m.end()
+    out = _LEX.findall(text)
+    if ''.join(out) != ''.join(text.split()):
+        raise BadCertificate(f"{text[:40]!r} is no arithmetic")
     return out + ['']
 
 def _root(x):
@@ -34,32 +32,31 @@ def _root(x):
 
 def _power(a, b):
     if b.denominator == 2: return _power(_root(a), b * 2)
-    if b.denominator != 1 or abs(b) > 4096 or (a == 0 and b < 0) or (abs(b) *
-        max(a.numerator.bit_length(), a.denominator.bit_length()) > 10**6):
+    bits = max(a.numerator.bit_length(), a.denominator.bit_length())
+    if b.denominator != 1 or abs(b) * bits > 10**6 or (a == 0 and b < 0):
         raise BadCertificate('a power out of range')
     return a ** int(b)
 
-# %% ../../nbs/50c_recheck.ipynb #d3268047
+# %% ../../nbs/50c_recheck.ipynb #9c5bf7cf
 def _function(name, args):
     if name == 'sqrt': return _root(args[0])
     if any(a.denominator != 1 or not 0 <= a <= 2000 for a in args):
         raise BadCertificate(f'{name} out of range')
-    return Fraction(math.factorial(int(args[0])) if name == 'factorial' else
-                    math.comb(int(args[0]), int(args[1])))
+    fn = math.factorial if name == 'factorial' else math.comb
+    return Fraction(fn(*map(int, args)))
 
 def _sum(t):
     x = _product(t)
-    while t[0] in ('+', '-'): x = x + _product(t) if t.pop(0) == '+' else x - _product(t)
+    while t[0] in ('+', '-'):
+        x = x + _product(t) if t.pop(0) == '+' else x - _product(t)
     return x
 
 def _product(t):
     x = _sign(t)
     while t[0] in ('*', '/'):
-        if t.pop(0) == '*': x = x * _sign(t)
-        else:
-            y = _sign(t)
-            if y == 0: raise BadCertificate('division by zero')
-            x = x / y
+        op, y = t.pop(0), _sign(t)
+        if op == '/' and y == 0: raise BadCertificate('division by zero')
+        x = x * y if op == '*' else x / y
     return x
 
 def _sign(t):
@@ -68,7 +65,7 @@ def _sign(t):
     if t[0] == '**': t.pop(0); x = _power(x, _sign(t))
     return x
 
-# %% ../../nbs/50c_recheck.ipynb #9e69e978
+# %% ../../nbs/50c_recheck.ipynb #7eed8e7e
 _PI = Fraction('3.14159265358979323846264338327950288419716939937510')
 
 def _atom(t):
@@ -81,9 +78,9 @@ def _atom(t):
         if t.pop(0) != ')': raise BadCertificate('a bracket is not closed')
         return args[0] if head == '(' else _function(head, args)
     try: return Fraction(head)
-    except (ValueError, ZeroDivisionError): raise BadCertificate(f'{head!r} is no number')
+    except ValueError: raise BadCertificate(f'{head!r} is no number') from None
 
-# %% ../../nbs/50c_recheck.ipynb #109cbd64
+# %% ../../nbs/50c_recheck.ipynb #c4db4fe5
 def value(
     text: str, # canonical arithmetic, such as '(3 + 4) * 2 / 5'
 ) -> Fraction:
@@ -91,11 +88,12 @@ def value(
     if len(text) > 4000: raise BadCertificate('an expression out of range')
     tokens = _lex(text)
     try: out = _sum(tokens)
-    except (IndexError, RecursionError): raise BadCertificate(f'{text[:40]!r} is cut short')
-    if tokens != ['']: raise BadCertificate(f'{tokens[0]!r} is left over')
+    except (IndexError, RecursionError):
+        raise BadCertificate(f'{text[:40]!r} is cut short') from None
+    if tokens != ['']: raise BadCertificate(f'{tokens[0]!r} is left')
     return out
 
-# %% ../../nbs/50c_recheck.ipynb #d12c74de
+# %% ../../nbs/50c_recheck.ipynb #df3eda78
 _HOLDS = {'=': lambda d, tol: abs(d) <= tol, '!=': lambda d, tol: abs(d) > tol,
           '<': lambda d, tol: d < tol, '>': lambda d, tol: d > -tol,
           '<=': lambda d, tol: d <= tol, '>=': lambda d, tol: d >= -tol}
@@ -104,10 +102,10 @@ def _arithmetic(c):
     left, right = value(c['left']), value(c['right'])
     rounded = re.search(r'sqrt|pi|\*\*', c['left'] + c['right'])
     tol = Fraction(1, 10**30) if rounded else Fraction(0)
-    if c.get('decimals') is not None: tol += Fraction(1, 2) / 10**Fraction(c['decimals'])
+    if c.get('decimals') is not None: tol += Fraction(1, 2 * 10**c['decimals'])
     return not _HOLDS[c['relation']](left - right, tol)
 
-# %% ../../nbs/50c_recheck.ipynb #0e8ced89
+# %% ../../nbs/50c_recheck.ipynb #ad26610e
 def _citation(c): return c['cites'] not in c['earlier']
 
 def _duplicate(c): return c['count'] > 1
@@ -115,15 +113,14 @@ def _duplicate(c): return c['count'] > 1
 _ONES = '''zero one two three four five six seven eight nine ten eleven twelve thirteen
     fourteen fifteen sixteen seventeen eighteen nineteen twenty'''.split()
 
+def _plain(text): return re.sub(r'(?<=\d),(?=\d{3})', '', text) # 1,200 is 1200
+
 def _ungrounded(c):
-    want = Fraction(c['value'])
-    for text in c['cited']:
-        plain = re.sub(r'(?<=\d),(?=\d{3})', '', text)
-        found = {Fraction(x) for x in re.findall(r'\d{1,40}(?:\.\d{1,40})?', plain)}
-        found |= {Fraction(_ONES.index(w)) for w in re.findall(r'[a-z]+', text.lower())
-                  if w in _ONES}
-        if want in found: return False
-    return True
+    text = ' ; '.join(c['cited'])
+    found = {Fraction(x) for x in re.findall(r'\d{1,40}(?:\.\d{1,40})?', _plain(text))}
+    words = re.findall(r'[a-z]+', text.lower())
+    return Fraction(c['value']) not in found | {
+        _ONES.index(w) for w in words if w in _ONES}
 
 def _unused(c):
     seen, todo = {c['final']}, [c['final']]
@@ -132,11 +129,10 @@ def _unused(c):
         seen.update(new); todo += new
     return c['step'] not in seen and c['step'] in c['citations']
 
-# %% ../../nbs/50c_recheck.ipynb #64caa9cd
+# %% ../../nbs/50c_recheck.ipynb #6e4c790a
 def _numeral(text):
     "The one number of a text, or None"
-    plain = re.sub(r'(?<=\d),(?=\d{3})', '', str(text))
-    found = re.findall(r'-?\d{1,40}(?:\.\d{1,40})?(?:/\d{1,40})?', plain)
+    found = re.findall(r'-?\d{1,40}(?:\.\d{1,40})?(?:/\d{1,40})?', _plain(str(text)))
     return Fraction(found[0]) if len(found) == 1 else None
 
 def _same(a, b):
@@ -150,17 +146,20 @@ def _answer(c):
     hits = [i for i, x in enumerate(c['choices']) if _same(x, c['derived'])]
     return bool(hits) and mine not in hits
 
-# %% ../../nbs/50c_recheck.ipynb #8ac1f6cf
+# %% ../../nbs/50c_recheck.ipynb #486d29e7
 def _date(c):
     day, off = dt.date.fromisoformat(c['base']), c['offset']
-    months = day.year * 12 + day.month - 1 + off.get('years', 0) * 12 + off.get('months', 0)
-    y, m = divmod(months, 12)
+    moved = off.get('years', 0) * 12 + off.get('months', 0)
+    y, m = divmod(day.year * 12 + day.month - 1 + moved, 12)
     day = day.replace(year=y, month=m + 1,
                       day=min(day.day, calendar.monthrange(y, m + 1)[1]))
     day += dt.timedelta(days=off.get('days', 0) + 7 * off.get('weeks', 0))
     return day.isoformat() != c['stated']
 
-# %% ../../nbs/50c_recheck.ipynb #29be85f1
+def _weekday(c):
+    return f"{dt.date.fromisoformat(c['date']):%A}".casefold() != c['stated'].casefold()
+
+# %% ../../nbs/50c_recheck.ipynb #cd3337e6
 def _letter(c): return c['word'][c['index']].casefold() != c['stated'].casefold()
 
 def _concat(c): return ''.join(c['parts']).casefold() != c['stated'].casefold()
@@ -170,44 +169,83 @@ _CLOSER = {'(': ')', '[': ']', '{': '}', '<': '>'}
 def _bracket(c):
     stack, sym = list(c['stack']), c['read']
     if stack and _CLOSER.get(stack[-1]) == sym: stack.pop()
-    else: stack.append(sym)
+    elif sym is not None: stack.append(sym)
     return stack != c['stated']
 
-def _closing(c): return [_CLOSER[x] for x in reversed(c['stack'])] != c['stated']
+def _closing(c): return [_CLOSER.get(x, x) for x in c['stack'][::-1]] != c['stated']
+
+def _popping(c): return c['stack'][::-1] != c['stated']
+
+def _sequence(c):
+    rest = [x.casefold() for x in c['items'][c['position']:]]
+    return bool(rest) if c['stated'] is None else rest[:1] != [c['stated'].casefold()]
 
 def _swap(c):
-    now, (a, b) = dict(c['before']), c['pair']
-    now[a], now[b] = now[b], now[a]
+    now = dict(c['before'])
+    for a, b in c.get('pairs') or [c['pair']]: now[a], now[b] = now[b], now[a]
     return now != c['stated']
+
+def _turn(c):
+    return all(set(p) != set(c['stated']) for p in c['swaps'][c['position']:])
 
 def _lookup(c): return c['state'][c['key']] != c['stated']
 
-# %% ../../nbs/50c_recheck.ipynb #aa65db8b
+# %% ../../nbs/50c_recheck.ipynb #c55e94a7
 def _true(x, place):
     "Whether a constraint holds; `place` maps an object to its position from 1"
-    kind, n = x[0], len(place)
-    if kind == 'not': return not _true(x[1], place)
-    if kind == 'before': return place[x[1]] < place[x[2]]
-    if kind == 'adjacent': return abs(place[x[1]] - place[x[2]]) == 1
-    if kind == 'at': return place[x[1]] == x[2]
-    if kind == 'at_from_end': return place[x[1]] == n + 1 - x[2]
+    kind, a, b, n = x[0], x[1], x[-1], len(place)
+    if kind == 'not': return not _true(a, place)
+    if kind == 'before': return place[a] < place[b]
+    if kind == 'after': return place[a] > place[b]
+    if kind == 'adjacent': return abs(place[a] - place[b]) == 1
+    if kind == 'at': return place[a] == b
+    if kind == 'at_from_end': return place[a] == n + 1 - b
+    if kind == 'in': return place[a] in b
+    if kind == 'slot': return any(place[o] == a for o in b)
     raise BadCertificate(f'no constraint {kind!r}')
 
 def _arrangement(c):
-    def place(order): return {o: i for i, o in enumerate(order, 1)}
-    if c.get('model') is not None:
-        now = place(c['model'])
-        return sorted(now) == sorted(c['objects']) and all(
-            _true(x, now) for x in c['constraints']) and not _true(c['claim'], now)
     if len(c['objects']) > 8: raise BadCertificate('too many objects to try all orders')
-    return not any(all(_true(x, place(p)) for x in [*c['constraints'], c['claim']])
-                   for p in itertools.permutations(c['objects']))
+    orders = [{o: i for i, o in enumerate(p, 1)} for p in (
+        [c['model']] if c.get('model') else itertools.permutations(c['objects']))]
+    fits = [o for o in orders if sorted(o) == sorted(c['objects'])
+            and all(_true(x, o) for x in c['constraints'])]
+    if c['claim'][0] == 'free': # one object stands at that place in every order
+        return len({x for o in fits for x in o if o[x] == c['claim'][1]}) == 1
+    return bool(fits) and not any(_true(c['claim'], o) for o in fits)
 
-# %% ../../nbs/50c_recheck.ipynb #66cd3dae
+# %% ../../nbs/50c_recheck.ipynb #00def35d
+def _order(c):
+    def bag(g): return sorted(w.casefold() for w in g)
+    def bags(gs): return [bag(g) for g in gs]
+    def flat(gs): return [w.casefold() for g in gs for w in g]
+    def letter(w): return w[c['position']:c['position'] + 1]
+    kind, said, words = c['relation'], c.get('stated'), c.get('words')
+    before = bags(c.get('previous', []))
+    undecided = [g for g in before if len(g) > 1]
+    if kind == 'alphabet': return ord(c['letter'].lower()) - ord('a') + 1 != said
+    if kind == 'before': return words[0].casefold() > words[1].casefold()
+    if kind == 'listing': return bag(said) != bag(words)
+    if kind == 'sorted': return flat([said]) != bag(words)
+    if kind == 'differ': return len({w.casefold()[:c['position']] for w in words}) > 1
+    if kind == 'open': return bag(words) not in undecided
+    if kind == 'first_open': return undecided[:1] != [bag(words)]
+    if kind == 'follows': return bool(undecided) or flat(before) != flat([said])
+    if kind == 'grouped':
+        ws = sorted(words and bag(words) or flat(said), key=letter)
+        return bags(said) != [bag(g) for _, g in itertools.groupby(ws, letter)]
+    if kind != 'replaced': raise BadCertificate(f'no order {kind!r}')
+    sub = bag(flat(c['subpart']))
+    k = before.index(sub) if sub in before else len(before)
+    new = bags(c['subpart']) if k < len(before) else []
+    return bags(said) != before[:k] + new + before[k + 1:]
+
+# %% ../../nbs/50c_recheck.ipynb #9585da84
 _TYPES = dict(arithmetic=_arithmetic, citation=_citation, duplicate=_duplicate,
     ungrounded=_ungrounded, unused=_unused, answer=_answer, date=_date, letter=_letter,
     concat=_concat, bracket=_bracket, closing=_closing, swap=_swap, lookup=_lookup,
-    arrangement=_arrangement)
+    popping=_popping, sequence=_sequence, turn=_turn, weekday=_weekday,
+    arrangement=_arrangement, order=_order)
 
 # %% ../../nbs/50c_recheck.ipynb #dcefed00
 def recheck(
