@@ -89,7 +89,7 @@ def statistic(
     if not m[3]: return of
     return lambda rows, w, column='pred': of(rows, w, column) - of(rows, w, 'base')
 
-# %% ../nbs/04_claims.ipynb #18429032
+# %% ../nbs/04_claims.ipynb #1926f221
 NO_DATA = 'not run: no data'
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class Finding:
     estimate: float | None = None
     low: float | None = None  # 95 % interval
     high: float | None = None
-    n: int = 0               # rows, all seeds
+    n: int = 0               # rows; one that several seeds scored counts once
     clusters: int = 0        # distinct names in `group`
     seeds: tuple[int, ...] = ()
     floors: dict = field(default_factory=dict)  # name -> value
@@ -227,14 +227,14 @@ def _kept_honest(i, name, tables, column):
     bounded = name in ('balanced_accuracy', 'auc', 'ece')
     return replace(i, low=max(i.low, 0.), high=min(i.high, 1.)) if bounded else i
 
-# %% ../nbs/04_claims.ipynb #741aa9ce
+# %% ../nbs/04_claims.ipynb #82d44b53
 def _columns(claim, f, tables, columns, rng, n_resamples):
     "One interval maker for many columns, all on the same resamples"
     def stat(t): return lambda w: np.stack([f(t, w, c) for c in columns], -1)
     parts = [(stat(t), t['group']) for t in tables.values()]
-    try: each, boot, G = stats.hierarchical_draws(parts, rng, n_resamples)
+    try: each, boot, G, n = stats.hierarchical_draws(parts, rng, n_resamples)
     except ValueError as e: raise ValueError(f"{claim.id}: {e}") from None
-    n, draw = sum(len(t['pred']) for t in tables.values()), int(rng.integers(2**62))
+    draw = int(rng.integers(2**62)) # the same seeds for every column, too
 
     def interval(column, minus=None, level=.95):
         x, y = (v[..., columns.index(column)] for v in (each, boot))
@@ -243,9 +243,9 @@ def _columns(claim, f, tables, columns, rng, n_resamples):
         i = stats.hierarchical_interval(x, y, G, n, np.random.default_rng(draw), level)
         i = _kept_honest(i, claim.statistic + '_gain'*bool(minus), tables, column)
         return [round(float(v), 6) for v in (i.estimate, i.low, i.high)]
-    return interval
+    return interval, n
 
-# %% ../nbs/04_claims.ipynb #818cd908
+# %% ../nbs/04_claims.ipynb #1d22c793
 def finding(
     claim: Claim,
     per_seed: dict, # seed -> rows (columns as in the table above)
@@ -259,14 +259,14 @@ def finding(
     f, tables = stat or statistic(claim.statistic), _tables(claim, per_seed)
     cols = {n: f'floor_{n}' for n in claim.floors}
     if claim.control: cols[claim.control] = 'control'
-    interval = _columns(claim, f, tables, ['pred', *cols.values()], rng, n_resamples)
+    interval, n = _columns(claim, f, tables, ['pred', *cols.values()], rng, n_resamples)
     e, low, high = interval('pred')
     found = Finding(claim=claim.id, scope=claim.scope, estimate=e, low=low, high=high,
-        n=sum(len(t['pred']) for t in tables.values()), clusters=_clusters(tables),
-        seeds=tuple(tables), floors={n: interval(cols[n])[0] for n in claim.floors},
+        n=n, clusters=_clusters(tables), seeds=tuple(map(int, tables)),
+        floors={n: interval(cols[n])[0] for n in claim.floors},
         margins={n: interval('pred', minus=c) for n, c in cols.items()},
-        preconditions=preconditions or {}, statement=claim_hash(claim),
-        versions=_versions(), **about)
+        preconditions={k: float(v) for k, v in (preconditions or {}).items()},
+        statement=claim_hash(claim), versions=_versions(), **about)
     if claim.control:
         e, low, high = interval('control', level=.99)
         found = replace(found, control=dict(name=claim.control, estimate=e, low=low,
@@ -341,7 +341,7 @@ def _run(study, scale, seeds, store, progress, options):
             {k: float(np.mean([p[k] for p in pre])) for k in pre[0]}, **about))
     return out
 
-# %% ../nbs/04_claims.ipynb #94d1c669
+# %% ../nbs/04_claims.ipynb #f8e13b39
 def _path(slug, folder):
     return Path(folder or asset_root()/'findings')/f'{slug}.json'
 
@@ -352,10 +352,14 @@ def read_findings(
     "Stored findings of a paper"
     path = _path(slug, folder)
     if not path.is_file(): return {}
-    table = json.loads(path.read_text(encoding='utf-8'))
-    if table.get('schema') != 1: raise ValueError(f"{path}: schema 1 is expected")
-    rows = [row | {'seeds': tuple(row['seeds'])} for row in table['findings']]
-    return {row['claim']: Finding(**row) for row in rows}
+    try:
+        table = json.loads(path.read_text(encoding='utf-8'))
+        if table.get('schema') != 1: raise ValueError("schema 1 is expected")
+        rows = [row | {'seeds': tuple(row['seeds'])} for row in table['findings']]
+        return {row['claim']: Finding(**row) for row in rows}
+    except (ValueError, TypeError, KeyError, AttributeError) as e: raise ValueError(
+        f"{path} is not a table of findings ({e}); "
+        f"`reasonlab reproduce {slug}` makes it anew") from None
 
 def write_findings(
     slug: str,

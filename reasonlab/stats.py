@@ -203,7 +203,7 @@ def cluster_bootstrap(
         low, high = _quantiles(estimate, boot, level, k)
     return Interval(estimate, low, high, n, f'cluster {method}', level)
 
-# %% ../nbs/01_stats.ipynb #212b204b
+# %% ../nbs/01_stats.ipynb #5c22e64d
 def widen_share(
     i: Interval, # bootstrap interval of a share
     clusters: int, # how many there were
@@ -212,7 +212,7 @@ def widen_share(
     from scipy.special import ndtri
     z, p = float(ndtri((1 + i.level)/2)), min(max(i.estimate, 0.), 1.)
     half = (i.high - i.low)/2
-    n = min(p*(1 - p)*(z/half)**2, i.n) if half > 0 and 0 < p < 1 else clusters
+    n = p*(1 - p)*(z/half)**2 if half > 0 and 0 < p < 1 else clusters
     mid, wide = p + z*z/2/n, z*sqrt(p*(1 - p)/n + z*z/4/n/n)
     low, high = (mid - wide)/(1 + z*z/n), (mid + wide)/(1 + z*z/n)
     return replace(i, low=max(0., min(i.low, low)), high=min(1., max(i.high, high)))
@@ -243,12 +243,12 @@ def balanced_accuracy_interval(
     return cluster_bootstrap(
         lambda w: balanced_accuracy(truth, pred, w), groups, rng, **kw)
 
-# %% ../nbs/01_stats.ipynb #18547e43
+# %% ../nbs/01_stats.ipynb #b86d70a7
 def hierarchical_draws(
     parts: list, # one (stat, groups) per seed; stat: [b, n] -> [b] or [b, k]
     rng: np.random.Generator,
     n_resamples: int = 2000,
-): # statistic per seed [S, ...], on resamples [B, S, ...], number of clusters
+): # statistic per seed [S, ...], on resamples [B, S, ...], clusters, rows
     "A statistic (or several) on resamples of the clusters, seed by seed"
     sizes = [len(g) for _, g in parts]
     names, index = np.unique(np.concatenate([np.asarray(g) for _, g in parts]),
@@ -262,7 +262,8 @@ def hierarchical_draws(
     for b in _chunks(n_resamples, max(sizes)):
         w = _draws(G, rng, b)
         boot.append(np.stack([stat(w[:, i]) for (stat, _), i in zip(parts, index)], 1))
-    return each, np.concatenate(boot), G
+    n = sum(np.max([np.bincount(i, minlength=G) for i in index], 0)) # not once a seed
+    return each, np.concatenate(boot), G, int(n)
 
 # %% ../nbs/01_stats.ipynb #894554b8
 def hierarchical_interval(
@@ -286,7 +287,7 @@ def hierarchical_interval(
     return Interval(float(each.mean()), low, high, n,
                     f'hierarchical, {S} seeds, {G} clusters', level)
 
-# %% ../nbs/01_stats.ipynb #47d16752
+# %% ../nbs/01_stats.ipynb #a5f8f88c
 def hierarchical_bootstrap(
     parts: list, # one (stat, groups) per seed; stat: weights [b, n] -> [b]
     rng: np.random.Generator,
@@ -294,8 +295,7 @@ def hierarchical_bootstrap(
     level: float = .95,
 ) -> Interval:
     "Interval of the mean over seeds; same cluster name = same cluster in every seed"
-    each, boot, G = hierarchical_draws(parts, rng, n_resamples)
-    n = sum(len(g) for _, g in parts)
+    each, boot, G, n = hierarchical_draws(parts, rng, n_resamples)
     return hierarchical_interval(each, boot, G, n, rng, level)
 
 # %% ../nbs/01_stats.ipynb #b5a0e5ab

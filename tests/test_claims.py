@@ -190,8 +190,9 @@ def test_findings_file(tmp_path):
     table = json.loads(path.read_text())
     assert table["schema"] == 1 and table["slug"] == "sham" and len(table["findings"]) == 3
     assert list(claims.read_findings("sham", tmp_path).values()) == found
-    path.write_text('{"schema": 2, "findings": []}')
-    with pytest.raises(ValueError, match="schema 1"): claims.read_findings("sham", tmp_path)
+    for bad in ('{"schema": 2, "findings": []}', "[]", "{", '{"schema": 1, "findings": [{"claim": "sham.x"}]}'):
+        path.write_text(bad)
+        with pytest.raises(ValueError, match="sham.json is not a table"): claims.read_findings("sham", tmp_path)
 
 
 # --- what is stored must be what the claims say, and come after them ---
