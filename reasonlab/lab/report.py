@@ -168,7 +168,7 @@ def chain_of(
     same = [s.label for s in chain.steps] == [s['label'] for s in row['steps']]
     return chain if same else None
 
-# %% ../../nbs/81_report.ipynb #f47526b9
+# %% ../../nbs/81_report.ipynb #f2d781c5
 LARGEST = 80 # statements in a drawing; more are a carpet, not a picture
 
 def graph(
@@ -184,21 +184,29 @@ def graph(
     spots, paths, w, h = layout(order, list(edges))
     if not paths: return None
     said = {s['label']: s['verdict'] for s in row['steps']}
-    first = {s.label: s for s in reversed(nodes)}
+    first, lit = {s.label: s for s in reversed(nodes)}, _lit(row, chain)
     arrows = [dict(_curve(p), inferred=edges[e], bad=said.get(e[1]) == 'refuted')
               for e, p in paths.items()]
-    return dict(nodes=[_box(first[n], at, said.get(n)) for n, at in spots.items()],
+    return dict(nodes=[_box(first[n], at, said.get(n), lit) for n, at in spots.items()],
         edges=sorted(arrows, key=lambda a: a['bad']), width=round(w), height=round(h),
         inferred=any(edges[e] for e in paths), alt=_alt(row, chain), w=118, h=58,
         idle=[] if all(edges.values()) else [clean(n) for n in idle])
 
-# %% ../../nbs/81_report.ipynb #997c85c3
-def _box(s, at, verdict):
+# %% ../../nbs/81_report.ipynb #5a9389bf
+def _lit(row, chain):
+    "What is wrong in each refuted step, where it is short enough for its box"
+    found = {s.label: chain.source(s)[slice(*c['span'])]
+             for s, r in zip(chain.steps, row['steps']) for c in r['checks']
+             if c['verdict'] == 'refuted' and c['span']}
+    return {k: v for k, v in found.items() if 0 < len(v) <= 36}
+
+def _box(s, at, verdict, lit):
     "One statement, as the template draws it"
+    gist = lit.get(s.label, s.text).replace('**', '')
     short = verdict and s.label.isalnum() and len(s.label) < 6
     return dict(x=round(at[0], 1), y=round(at[1], 1), premise=verdict is None,
         verdict=verdict or '', name=clean(f'Step {s.label}' if short else s.label)[:14],
-        title=clean(s.text[:300]), text=fit(clean(s.text), 16))
+        title=clean(s.text[:300]), text=fit(clean(gist), 16))
 
 def _curve(line):
     "A smooth path through the bends, and its arrow head"
