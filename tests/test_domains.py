@@ -126,7 +126,7 @@ def swap_problem(r, fault, style):
             a, b = r.choice(free)
         right = dict(now) | {a: now[b], b: now[a]}
         if fault == "state" and i == at: right = right | dict(zip((a, b), [now[a], now[b]]) if r.random() < .5 else {a: now[a]})
-        lines.append(style["swap"](a, b, act, right, has))
+        lines.append(style["swap"](a, b, act, right, has, i))
         bad, now = len(lines) - 1 if fault in ("state", "pair") and i == at else bad, right
     said = r.choice([v for v in values if v != now[asked]]) if fault == "lookup" else now[asked]
     letter = chr(65 + values.index(said))
@@ -142,11 +142,13 @@ def _has(now, has): return " and ".join(has.format(p, v) for p, v in now.items()
 
 
 SWAP_STYLES = [
-    dict(start=lambda now: f"At the start: {_colon(now)}.", swap=lambda a, b, act, now, has: f"{a} and {b} {act}: {_colon(now)}."),
-    dict(start=lambda now: f"Initially {_colon(now)}", swap=lambda a, b, act, now, has: f"{a} and {b} {act}: {a}: {now[a]}, {b}: {now[b]}."),
+    dict(start=lambda now: f"At the start: {_colon(now)}.", swap=lambda a, b, act, now, has, i: f"{a} and {b} {act}: {_colon(now)}."),
+    dict(start=lambda now: f"Initially {_colon(now)}", swap=lambda a, b, act, now, has, i: f"{a} and {b} {act}: {a}: {now[a]}, {b}: {now[b]}."),
     dict(start=lambda now: f"In the beginning we have {_colon(now)}.",
-         swap=lambda a, b, act, now, has: f"After {a} and {b} {act}, {has.format(a, now[a])} and {has.format(b, now[b])}."),
-    dict(start=lambda now: f"**Start:** {_colon(now)}", swap=lambda a, b, act, now, has: f"{a} ↔ {b}: " + ", ".join(f"{p} = {v}" for p, v in now.items())),
+         swap=lambda a, b, act, now, has, i: f"After {a} and {b} {act}, {has.format(a, now[a])} and {has.format(b, now[b])}."),
+    dict(start=lambda now: f"At first we have {_colon(now)}.",
+         swap=lambda a, b, act, now, has, i: f"After the {'first second third fourth fifth'.split()[i]} swap, {_has(now, has)}."),
+    dict(start=lambda now: f"**Start:** {_colon(now)}", swap=lambda a, b, act, now, has, i: f"{a} ↔ {b}: " + ", ".join(f"{p} = {v}" for p, v in now.items())),
 ]
 
 
@@ -219,20 +221,21 @@ FAULTS = dict(brackets=(bracket_problem, BRACKET_STYLES, "stack symbol skip fina
               letters=(letter_problem, LETTER_STYLES, "letter join skip answer".split()),
               dates=(date_problem, DATE_STYLES, "today asked final".split()))
 LAYOUTS = [list, lambda ls: "\n".join(f"{i}. {line}" for i, line in enumerate(ls, 1)), lambda ls: "\n".join(f"- {line}" for line in ls),
-           lambda ls: "\n\n".join(ls), lambda ls: "\n".join(f"Step {i}: {line}" for i, line in enumerate(ls, 1))]
+           lambda ls: "\n\n".join(ls), lambda ls: "\n".join(line if line.endswith(".") else f"{line}." for line in ls).replace(".\n", ". "), lambda ls: "\n".join(f"Step {i}: {line}" for i, line in enumerate(ls, 1))]
 
 
-def first_blamed(checker, question, answer):
-    "(does it speak, line number of the first refutation or None); also re-checks each certificate"
-    chain, hits = parse(question, answer), []
+def first_blamed(checker, question, answer, lines=()):
+    "(does it speak, number of the line first refuted or None); also re-checks each certificate"
+    chain, hits, starts = parse(question, answer), [], []
+    for line in lines if isinstance(answer, str) else ():
+        starts.append(answer.index(line.rstrip("."), starts[-1] + 1 if starts else 0))
     for step in chain.steps:
         for c in checker.check(step, chain):
             if c.verdict != "refuted": continue
             assert stands(json.loads(json.dumps(c.certificate))), c.certificate
             source = chain.source(step)
             assert 0 <= c.span[0] < c.span[1] <= len(source) and c.why
-            before = [line for line in source[:c.span[0] + 1].split("\n") if line.strip()]
-            hits.append(step.element if isinstance(answer, list) else len(before) - 1)
+            hits.append(step.element if isinstance(answer, list) else sum(at <= c.span[0] for at in starts) - 1)
     return checker.applies(chain), min(hits, default=None)
 
 
@@ -247,7 +250,7 @@ def test_planted_faults(name, seed):
         for i in range(n):
             layout = LAYOUTS[i % len(LAYOUTS)]
             question, lines, bad = make(r, fault, styles[i // len(LAYOUTS) % len(styles)])
-            speaks, blamed = first_blamed(DOMAINS[name](), question, layout(lines))
+            speaks, blamed = first_blamed(DOMAINS[name](), question, layout(lines), lines)
             if blamed != bad or not speaks: misses.append((question, layout(lines), bad, blamed))
         found[fault] = len(misses) / n
         assert found[fault] <= .05, (fault, found[fault], misses[0])

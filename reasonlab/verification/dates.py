@@ -103,13 +103,14 @@ def find_dates(text: str, dayfirst: bool = False) -> list[list[date]]:
     "The readings of each date in a text, in order"
     return [readings(m, dayfirst) for m in _DATE.finditer(plain(text))]
 
-# %% ../../nbs/50d_dates.ipynb #c1fb9dc6
+# %% ../../nbs/50d_dates.ipynb #381f45ee
 _SIGN = '\ue000'
 _NUMS = dict(zip('one two three four five six seven eight nine ten eleven twelve '
                  'thirteen fourteen fifteen sixteen seventeen eighteen nineteen '
                  'twenty'.split(), range(1, 21))) | dict(
     a=1, an=1, thirty=30, forty=40, fifty=50, sixty=60, ninety=90, hundred=100)
-_DUR = (rf'(?P<num>\d+|{"|".join(sorted(_NUMS, key=len, reverse=True))})[ -]'
+_NUM = '|'.join(sorted(_NUMS, key=len, reverse=True))
+_DUR = (rf'(?P<num>(?<!\d)\d{{1,5}}|{_NUM})[ -]'
         r'(?P<unit>day|week|month|year|hour|decade|fortnight)s?')
 _DIR = {'ago': -1, 'before': -1, 'prior to': -1, 'earlier than': -1, 'earlier': -1,
         'preceding': -1, 'after': 1, 'later than': 1, 'later': 1, 'from': 1,
@@ -167,7 +168,7 @@ def _offset(m):
     found = _amount(g['num'], g['unit'])
     return found and {k: -v if back else v for k, v in found.items()}
 
-# %% ../../nbs/50d_dates.ipynb #57934e5d
+# %% ../../nbs/50d_dates.ipynb #ff928680
 _THINK = re.compile(r'\b(?:thinks?|believes?|says|said|feels?)(?: that)? '
                     r'(?:the date )?$')
 _MORE = re.compile( # the reference goes on to the left: `a month and [two days ago]`
@@ -184,6 +185,8 @@ def _found(m, dates, text):
     if m.re is _REL:
         return signs[1] if len(signs) > 1 else _ANCHOR[base], offset, signs[0]
     if not (g.get('base') or g.get('num') or g.get('step')): return None
+    if not g.get('base') and (g.get('dir') or '').lower() not in ('ago', 'hence'):
+        return None, offset, signs[-1] # two days later: than what?
     if base == _SIGN and (m.re is _APPOS or not offset and not re.search(
             r' (?:is|was|=) ', m[0])): return None
     return signs[0] if len(signs) > 1 else _ANCHOR[base], offset, signs[-1]
@@ -203,7 +206,7 @@ def _said(clause, dayfirst=False):
             for m in _WEEKDAY.finditer(text)]
     return [out[k] for k in sorted(out)], days
 
-# %% ../../nbs/50d_dates.ipynb #6571fedd
+# %% ../../nbs/50d_dates.ipynb #0a2920cb
 @dataclass
 class _Day:
     "A problem about a date, and what a chain has claimed"
@@ -213,6 +216,7 @@ class _Day:
     dayfirst: bool = False
     finalfirst: bool = False # and in the final answer?
     claimed: dict = field(default_factory=dict)
+    spoken: date | None = None # the date said last
     last: int = -1        # index of the last step
 
 def _minus(offset): return {k: -v for k, v in offset.items()}
@@ -245,7 +249,7 @@ def _feasts(question, dates):
     if m := _VISIT.search(question):
         yield _day(m[3], _month(m[2]), m[1]), {'months': int(m[4]) - 1}
 
-# %% ../../nbs/50d_dates.ipynb #5a1cf9bb
+# %% ../../nbs/50d_dates.ipynb #3ede24ca
 _UK = re.compile(r'\bUK\b|\bBrit|\bEurope|DD/MM|day before the month|day first', re.I)
 _ASK = re.compile(r'\b(?:what|which|find|give|tell|compute|calculate|determine)\b[^.?]*'
                   r'\b(?:date|day)\b', re.I)
@@ -260,7 +264,7 @@ def _sources(question, dayfirst):
         for name in right: part = re.sub(rf'\b{name} thinks (?:that )?', '', part)
         for base, offset, said in _said(part, dayfirst)[0]:
             back = _minus(offset)
-            if isinstance(base, int):
+            if base is not None and isinstance(base, int):
                 yield said, {**back, 'days': back.get('days', 0) - base}
         dates = find_dates(part, dayfirst)
         yield from _turns(_DATE.sub(_SIGN, plain(part)), dates)
@@ -313,7 +317,7 @@ def _compare(base, offset, said):
                stated=said[0].isoformat())
     yield weigh(right in said, why, _text(said[0]), bad)
 
-# %% ../../nbs/50d_dates.ipynb #44b55f0c
+# %% ../../nbs/50d_dates.ipynb #ace919b3
 def _near(day, days, offset, said):
     "A claim about a day counted from today"
     key, now = (days, *sorted(offset.items())), not days and not offset
@@ -332,13 +336,19 @@ def _near(day, days, offset, said):
     day.claimed[key] = right if right in said else said[0]
     if now: day.today, day.source = day.claimed[key], None
 
+def _later(day, offset, said):
+    "Two days later: than the date said last, or than today"
+    if day.spoken and shift(day.spoken, offset) in said:
+        yield from _compare(day.spoken, offset, said)
+    elif day.today: yield from _near(day, 0, offset, said)
+
 def _weekday(readings, name):
     "Is this day that weekday?"
     d, right = readings[0], calendar.day_name[readings[0].weekday()]
     bad = dict(type='weekday', date=d.isoformat(), stated=name.title())
     yield weigh(right == name.title(), f'{_text(d)} is a {right}', name, bad)
 
-# %% ../../nbs/50d_dates.ipynb #1f40fa41
+# %% ../../nbs/50d_dates.ipynb #bc45d3d1
 class Dates(Domain):
     "Replays the algebra of dates"
     least = 1
@@ -356,10 +366,11 @@ class Dates(Domain):
         said, days = _said(clause, day.dayfirst)
         for base, offset, dates in said:
             if not dates or base == []: continue
-            if isinstance(base, int): yield from _near(day, base, offset, dates)
+            if base is None: yield from _later(day, offset, dates)
+            elif isinstance(base, int): yield from _near(day, base, offset, dates)
             else: yield from _compare(base[0], offset, dates)
-        for dates, name in days:
-            if dates: yield from _weekday(dates, name)
+            day.spoken = dates[0]
+        for dates, name in (x for x in days if x[0]): yield from _weekday(dates, name)
 
     def close(self, day, step):
         "The last date of the last step is the one asked for"

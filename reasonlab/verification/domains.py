@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from .steps import Check
 
-# %% ../../nbs/50b_domains.ipynb #1416d191
-_MARKS = str.maketrans({'*': ' ', '\u00a0': ' ', '“': '"', '”': '"', '‘': "'",
-                        '’': "'", '`': "'"})
+# %% ../../nbs/50b_domains.ipynb #ca43fea6
+_MARKS = str.maketrans('*\ue000\u00a0“”‘’`', '   ""' + "'"*3)
 _ARROW = re.compile(r'<?[-=]{1,2}>')
 _CLAUSE = re.compile(r'(?:(?!\n|[.!?;]\s+[A-Z"\'#]).)+[.!?;]?')
 
@@ -235,8 +234,8 @@ class Brackets(Domain):
         if read: yield from _reading(t, read)
         yield from _applying(t, read, value)
 
-# %% ../../nbs/50b_domains.ipynb #9f1c0dc2
-_N = r"[A-Z][A-Za-z'\-]*"
+# %% ../../nbs/50b_domains.ipynb #63d738f0
+_N = r"[A-Z][A-Za-z'\-]{0,29}"
 _ACT = r'(?:[Ss]wap|[Ss]witch|[Tt]rade|[Ee]xchange)(?:s|es|d|ped|ed)?'
 _PAIR = re.compile(rf'\b({_N}) (?:and|with|&) ({_N}),? (?:\w+ ){{0,2}}?{_ACT}\b'
                    rf'|\b({_N}) ?[↔⇄⇆] ?({_N})\b'
@@ -379,11 +378,23 @@ def _option(t, clause):
 
 _LETTER = re.compile(r'\b(?:answer|option|choice)\b[^A-Z\n]*?\(?\b([A-Z])\b\)?')
 
-# %% ../../nbs/50b_domains.ipynb #3db73786
+# %% ../../nbs/50b_domains.ipynb #e99fc5a5
 _START = re.compile(r'\b(?:start|begin|initial|first|given|original)', re.I)
 _LAST = re.compile(r'\b(?:at the end|finally|final|answer|in the end)\b', re.I)
 _TRADE = re.compile(rf'\b[A-Z]\b(?= (?:and|with|&) [A-Z]\b)|(?<=and )[A-Z]\b|'
                     rf'(?<=with )[A-Z]\b|\b[A-Z]\b(?= {_ACT})')
+
+_COUNT = re.compile(rf'\b(first|second|third|fourth|fifth|sixth|seventh) {_ACT}\b|'
+                    rf'\b(?:{_ACT}|[Rr]ound) (?:#|number )?(\d)\b')
+_ORDINAL = 'first second third fourth fifth sixth seventh'.split()
+
+def _counted(t, text):
+    "The swaps up to `the second swap` or `Swap 2`, made now"
+    m = _COUNT.search(text)
+    if not m: return []
+    start = t.done
+    t.done = max(start, min(int(m[2] or _ORDINAL.index(m[1]) + 1), len(t.swaps)))
+    return t.swaps[start:t.done]
 
 def _full(t, text):
     "The text with initials written out, and `A B:` as a swap"
@@ -398,14 +409,14 @@ def _next(t, clause, said):
     t.done += 1
     return t.swaps[t.done - 1:t.done]
 
-# %% ../../nbs/50b_domains.ipynb #0d8dcb56
+# %% ../../nbs/50b_domains.ipynb #2231be6c
 class Swaps(Domain):
     "Replays people who swap what they have"
 
     def start(self, chain):
         t = _table(chain.question, chain.choices)
-        if t: t.now, t.silent = t.first, not any(_pairs(_full(t, s.text))
-                                                 for s in chain.steps)
+        if t: t.now, t.silent = t.first, not any(
+            _pairs(_full(t, s.text)) or _COUNT.search(s.text) for s in chain.steps)
         return t
 
     def judge(self, t, at, clause):
@@ -418,9 +429,10 @@ class Swaps(Domain):
             more, wrong = _turn(t, p)
             passed = passed + more
             yield from wrong
-        if not pairs and _LAST.search(clause):
+        if not pairs: passed = _counted(t, clause)
+        if not pairs and not passed and _LAST.search(clause):
             passed, t.done = t.swaps[t.done:], len(t.swaps)
-        elif not pairs and said and t.silent:
+        elif not pairs and not passed and said and t.silent:
             if len(said) < 2: return
             passed = _next(t, clause, said)
         if pairs and not passed and set(pairs[-1]) != set(t.swaps[t.done - 1]): return

@@ -12,12 +12,12 @@ import re
 from dataclasses import dataclass, field
 from .domains import Domain, plain, weigh
 
-# %% ../../nbs/50f_letters.ipynb #746faa4d
+# %% ../../nbs/50f_letters.ipynb #f72e5ca5
 _PLACE = {'first': 0, 'second': 1, 'third': 2, 'last': -1, 'final': -1,
           'second-to-last': -2, 'second to last': -2, 'penultimate': -2}
 _WHICH = '|'.join(sorted(_PLACE, key=len, reverse=True))
-_SUM = re.compile(r'''((?:["']?[^\W_]+["']? *\+ *)+["']?[^\W_]+["']?) *= *'''
-                  r'''["']?([^\W_]+)''')
+_SUM = re.compile(r'''(?<![^\W_])((?:["']?[^\W_]{1,40}["']? *\+ *){1,40}'''
+                  r'''["']?[^\W_]{1,40}["']?) *= *["']?([^\W_]+)''')
 _JOIN = re.compile(r'concat|\bjoin|\bcombin|together|\bappend|new (?:word|string)',
                    re.I)
 
@@ -42,22 +42,23 @@ def _row(question):
         said = re.findall(r"\b[A-Z][\w'-]*", max(run, key=len, default=''))
     return _Row(said, _PLACE[m[1].lower()]) if len(said) > 1 else None
 
-# %% ../../nbs/50f_letters.ipynb #93ceba40
+# %% ../../nbs/50f_letters.ipynb #1cae87c3
 _IS = r'''(?![\w'-])"? *(?:is|:|=|→|-) *(?:the letter )?["']?(\w)\b(?!\w)'''
 _OF = re.compile(rf'''(?:\b({_WHICH}) letter|,|,? and) (?:of|in|from) '''
                  rf'''(?:the )?(?:\w+ ){{0,2}}?'''
-                 rf'''"?([\w'-]+(?-i:(?: [A-Z][\w'-]*)*)){_IS}''', re.I)
-_OWN = re.compile(rf'''"?\b([A-Z][\w-]*)(?:"?'s|"? has)(?: the| as its| as)? '''
+                 rf'''"?([\w'-]{{1,40}}(?-i:(?: [A-Z][\w'-]{{0,40}}){{0,9}}))'''
+                 rf'''{_IS}''', re.I)
+_OWN = re.compile(rf'''"?\b([A-Z][\w-]{{0,40}})(?:"?'s|"? has)(?: the| as its| as)? '''
                   rf'''({_WHICH}) letter *(?:is|:|=|→)? *["']?(\w)\b(?!\w)''',
                   re.I)
-_ITS = re.compile(r'''"?\b([A-Z][\w'-]*?)(?:"|'s)? *(?:→|:|=|ends? (?:with|in)|'''
+_ITS = re.compile(r'''"?\b([A-Z][\w'-]{0,40}?)(?:"|'s)? *(?:→|:|=|ends? (?:with|in)|'''
                   r'''starts with|begins with|gives|-) *(?:the letter )?'''
                   r'''["']?(\w)\b(?!\w)["']?''')
 _SOFAR = re.compile(r'''(?:concat\w*|letters|joined|together|string|result|answer|'''
-                    r'''so far|append\w*|combin\w*)\b[^":=→]*'''
+                    r'''so far|append\w*|combin\w*)\b[^":=→]{0,80}?'''
                     r'''(?:\b(?:is|are|get|gives?|have)\b|[:=→])[^"\w]*"?'''
                     r'''(?:the (?:string|word) )?["']?([^\W_]+)["']?[\s.!]*$''', re.I)
-_LIST = re.compile(r'''\bletters\b[^:.]*(?:\bare|:) *((?:["']?[^\W_]["']?'''
+_LIST = re.compile(r'''\bletters\b[^:.]{0,80}?(?:\bare|:) *((?:["']?[^\W_]["']?'''
                    r'''(?:, and |, | and | ))+["']?[^\W_])\b''', re.I)
 def _letters(clause, row):
     "(word, index, letter) of each claim"
