@@ -8,10 +8,10 @@ Docs: https://reasonlab.github.io/reasonlab/claims.html.md"""
 __all__ = ['SCOPES', 'METRICS', 'NO_DATA', 'OUTCOMES', 'Claim', 'claim_hash', 'statistic', 'Finding', 'Verdict', 'beyond',
            'verdict', 'finding', 'Observation', 'Study', 'read_findings', 'write_findings', 'compare']
 
-# %% ../nbs/04_claims.ipynb #cb68f78b
+# %% ../nbs/04_claims.ipynb #758cf3ee
 import json, platform, re, sys, time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import numpy as np
 from . import stats
@@ -341,7 +341,7 @@ def _run(study, scale, seeds, store, progress, options):
             {k: float(np.mean([p[k] for p in pre])) for k in pre[0]}, **about))
     return out
 
-# %% ../nbs/04_claims.ipynb #f8e13b39
+# %% ../nbs/04_claims.ipynb #c30a5634
 def _path(slug, folder):
     return Path(folder or asset_root()/'findings')/f'{slug}.json'
 
@@ -361,6 +361,7 @@ def read_findings(
         f"{path} is not a table of findings ({e}); "
         f"`reasonlab reproduce {slug}` makes it anew") from None
 
+# %% ../nbs/04_claims.ipynb #bc1dfa8a
 def write_findings(
     slug: str,
     findings: list[Finding],

@@ -9,9 +9,9 @@ __all__ = ['Interval', 'wilson', 'mean', 'accuracy', 'balanced_accuracy', 'auc',
            'widen_share', 'paired_bootstrap', 'balanced_accuracy_interval', 'hierarchical_draws',
            'hierarchical_interval', 'hierarchical_bootstrap', 'Test', 'permutation', 'mcnemar']
 
-# %% ../nbs/01_stats.ipynb #8ada706c
+# %% ../nbs/01_stats.ipynb #36d25034
 from dataclasses import dataclass, replace
-from math import nan, sqrt
+from math import sqrt
 import numpy as np
 
 # %% ../nbs/01_stats.ipynb #fc5cd099
