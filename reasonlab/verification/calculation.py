@@ -7,69 +7,74 @@ Docs: https://reasonlab.github.io/reasonlab/calculation.html.md"""
 # %% auto #0
 __all__ = ['judge', 'CalculationChecker']
 
-# %% ../../nbs/50a_calculation.ipynb #20012591
+# %% ../../nbs/50a_calculation.ipynb #65d4583c
 import re
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
-from ..expressions import (Equation, Token, Unparseable, Value, equations,
-                                   evaluate, number_of, tokens, unit_of)
-from .steps import Check, parse
+from ..equations import Equation, equations
+from ..expressions import (Value, evaluate, number_of, tokens, unit_of,
+                                   unit_sizes)
+from .steps import Check
 
-# %% ../../nbs/50a_calculation.ipynb #d481bc46
+# %% ../../nbs/50a_calculation.ipynb #34d2b030
 def _near(a, b, tol):
-    "Is |a - b| <= tol, exactly where both are rational"
+    "Is |a - b| <= tol, exactly where both are rational?"
     if isinstance(a, Fraction) and isinstance(b, Fraction): return abs(a - b) <= tol
     import sympy
-    d = sympy.N(a - b if not isinstance(a, Fraction) else b - a, 40) if not isinstance(b, Fraction) \
-        else sympy.N(a - sympy.Rational(b.numerator, b.denominator), 40)
-    return bool(abs(d) <= sympy.Rational(tol.numerator, tol.denominator) + sympy.Float('1e-30'))
-
-def _cut_off(a, b, decimals):
-    "Is b = a with the further decimals dropped (0.66 for 2/3)?"
-    if not isinstance(a, Fraction): return False
-    return 0 <= abs(a) - abs(b) < Fraction(1, 10**decimals) and a * b > 0 and (a * 10**(decimals + 2)).denominator > 1
+    a, b, tol = (sympy.Rational(x.numerator, x.denominator) if isinstance(x, Fraction)
+                 else x for x in (a, b, tol))
+    return bool(abs(sympy.N(a - b, 40)) <= tol + sympy.Float('1e-30'))
 
 def _tolerance(a, b):
     "Half a unit in the last decimal of a bare side, and that decimal"
     shown = [v.decimals for v in (b, a) if v.decimals]
     return (Fraction(1, 2 * 10**shown[0]), shown[0]) if shown else (Fraction(0), None)
 
-_PCT = re.compile(r'\((\d[\d.]*)/100\)')
+def _cut_off(a, b, decimals):
+    "Is b = a with the further decimals dropped (0.66 for 2/3)?"
+    if not (isinstance(a, Fraction) and isinstance(b, Fraction)) or a * b <= 0: return False
+    more = (a * 10**(decimals + 2)).denominator > 1
+    return more and 0 <= abs(a) - abs(b) < Fraction(1, 10**decimals)
 
-def _compare(relation, a, b, tol=Fraction(0)):
-    if relation in ('=', '~'): return _near(a, b, tol)
-    if relation == '!=': return not _near(a, b, Fraction(0))
-    d = a - b if type(a) is type(b) else float(a) - float(b)
-    return bool({'<': d < 0, '>': d > 0, '<=': d <= 0, '>=': d >= 0}[relation])
+# %% ../../nbs/50a_calculation.ipynb #25f7c758
+_PERCENT = re.compile(r'\((\d[\d.]*)/100\)')
+_SECOND = re.compile(r'/(\d+)/(\d+)')
 
-# %% ../../nbs/50a_calculation.ipynb #81ea1727
-def _holds(e, a, b, names):
-    "Does any fair reading of the equation hold?"
-    tol, _ = _tolerance(a, b)
+def _readings(e, a, b, names):
+    "Pairs of numbers with tolerance and decimals, one for each fair reading"
+    tol, d = _tolerance(a, b)
     if 'hedge' in e.doubts or e.relation == '~': tol = max(tol, Fraction(1, 2))
-    if _compare(e.relation, a.number, b.number, tol): return True
-    if e.relation not in ('=', '~'): return False
-    if b.decimals and _cut_off(a.number, b.number, b.decimals): return True
-    if 'a/b/c' in a.doubts | b.doubts:
-        x, y = (number_of(re.sub(r'/(\d+)/(\d+)', r'/(\1/\2)', v.text)) for v in (a, b))
-        if isinstance(x, Fraction) and isinstance(y, Fraction) and _near(x, y, tol): return True
+    yield a.number, b.number, tol, d
     if a.percent or b.percent:
-        x, y = (number_of(_PCT.sub(r'(\1)', v.text)) if v.percent else v.number for v in (a, b))
-        t2 = tol * 100 if b.percent else tol
-        if isinstance(x, Fraction) and isinstance(y, Fraction) and (
-            _near(x, y, t2) or b.decimals and _cut_off(x, y, max(b.decimals - 2 * b.percent, 1))): return True
+        x, y = (number_of(_PERCENT.sub(r'(\1)', v.text)) if v.percent else v.number
+                for v in (a, b))
+        yield x, y, tol * 100**b.percent, d and max(d - 2 * b.percent, 1)
+    if 'a/b/c' in a.doubts | b.doubts:
+        yield *(number_of(_SECOND.sub(r'/(\1/\2)', v.text)) for v in (a, b)), tol, None
     if a.units or b.units:
         x, y = evaluate(e.left, names, True), evaluate(e.right, names, True)
-        if x and y and _near(x.number, y.number, tol): return True
-    return False
+        if x and y: yield x.number, y.number, tol, None
 
-_KNOWN = dict(time='second minute hour day week', months='month year', length='inch foot yard mile',
-    metre='mm cm m km', weight='ounce pound ton', gram='mg g kg', volume='cup pint quart gallon',
-    litre='ml l', money='cent $', count='')
-_KNOWN = {d: s.split() for d, s in _KNOWN.items()}
+def _holds(e, a, b, names):
+    "Does the relation hold in any fair reading?"
+    if e.relation in ('=', '~'):
+        return any(bool(x is not None) and _equal(*r) for r in
+                   _readings(e, a, b, names) for x in r[:1])
+    d = a.number - b.number if type(a.number) is type(b.number) else \
+        float(a.number) - float(b.number)
+    return bool({'!=': d != 0, '<': d < 0, '>': d > 0, '<=': d <= 0,
+                 '>=': d >= 0}[e.relation])
 
+# %% ../../nbs/50a_calculation.ipynb #246b8463
+def _equal(x, y, tol, decimals):
+    "Are two numbers equal up to rounding or cutting off?"
+    if getattr(x, 'reason', None) or getattr(y, 'reason', None): return False
+    return _near(x, y, tol) or bool(decimals) and _cut_off(x, y, decimals)
+
+# %% ../../nbs/50a_calculation.ipynb #b3a45710
 def _sizes(v):
+    "Dimension -> sizes of the units of a value, after cancelling `hours` with `/hour`"
     out, units = {}, [(unit_of(w.lstrip('/')), w[0] == '/') for w in v.units]
     for u in [u for u, per in units if per]:
         if (u, False) in units: units.remove((u, False)); units.remove((u, True))
@@ -78,211 +83,236 @@ def _sizes(v):
     return out
 
 def _mixed_units(a, b):
-    "Do the two sides measure one dimension in several units?"
+    "Do the two sides measure one dimension in several units, or count in dozens?"
     x, y = _sizes(a), _sizes(b)
-    if 'count' in x or 'count' in y: return True
-    return any(len(x.get(d, set()) | y.get(d, set())) > 1 for d in {*x, *y}) or (
-        'months' in {*x, *y} and 'time' in {*x, *y})
+    dims = {*x, *y}
+    return 'count' in dims or {'months', 'time'} <= dims or any(
+        len(x.get(d, set()) | y.get(d, set())) > 1 for d in dims)
 
-# %% ../../nbs/50a_calculation.ipynb #0c79df0b
-_SUM = re.compile(r'[\d.()+-]+')
+def _silent_unit(a, b):
+    "Could one side be in a unit that the other leaves unsaid? `25 * 4 = $1`"
+    x, y = _sizes(a), _sizes(b)
+    dims = {*x, *y}
+    if not (a.number and b.number) or len(dims) != 1 or x and y: return False
+    d, = dims
+    sizes = {1, 100} if d == 'money' else unit_sizes(d)
+    if d == 'time': sizes |= {1, 24 * 30, 24 * 365}
+    return any(a.number / b.number == Fraction(s, u) for s in sizes for u in sizes - {s})
 
-def _measured(e, a, b):
-    "Both sides in the smallest unit, where every number has a unit of one dimension"
-    if e.relation not in ('=', '~') or e.doubts - {'rounding', 'scale', 'hedge'} or a.doubts or b.doubts: return None
-    for v in (a, b):
-        if not _SUM.fullmatch(v.text) or len(v.units) != len(re.findall(r'[\d.]+', v.text)): return None
-    known = {unit_of(u) for u in a.units + b.units}
-    if None in known or len({d for d, _ in known}) != 1 or len(known) == 1: return None
-    if 'count' in {d for d, _ in known}: return None
-    return evaluate(e.left, (), True), evaluate(e.right, (), True)
-
+# %% ../../nbs/50a_calculation.ipynb #906049ec
 def _slack(v):
     "How far rounded decimals inside an expression may move its value"
     total = Fraction(0)
     if not isinstance(v.number, Fraction): return total
-    for m in re.finditer(r'\d+\.\d+', v.text):
-        d = len(m.group().partition('.')[2])
-        if d < 2: continue
+    for m in re.finditer(r'\d+\.\d\d+', v.text):
         up = number_of(v.text[:m.end()] + '5' + v.text[m.end():])
         if isinstance(up, Fraction): total += abs(up - v.number)
     return total if total <= abs(v.number) / 50 else Fraction(0)
 
-_SCALES = {Fraction(n) ** s for n in (2, 4, 12, 100, 1000, 10**6, 10**9) for s in (1, -1)}
-
-def _silent_unit(a, b):
-    "Could one side be in a unit that the other leaves unsaid? `25 * 4 = $1`"
-    if not (a.number and b.number): return False
-    x, y = _sizes(a), _sizes(b)
-    dims = {*x, *y}
-    if len(dims) != 1 or x and y: return False
-    (d,), q = dims, a.number / b.number
-    sizes = {s for dim, s in map(unit_of, _KNOWN[d])} | ({1, 24 * 30, 24 * 365} if d == 'time' else set())
-    return any(q == Fraction(s, u) for s in sizes for u in sizes if s != u)
-
-def _doubtful(e, a, b):
-    "Why a failed equation is not held against the step"
-    if e.doubts - {'hedge', 'rounding', 'mark', 'scale'} or (a.doubts | b.doubts): return 'another reading'
-    if e.relation not in ('=', '~'): return '' if a.operators or b.operators else 'a comparison'
-    if not (isinstance(a.number, Fraction) and isinstance(b.number, Fraction)): 
-        if not _near(a.number, b.number, Fraction(1, 100)): return ''
-        return 'a rounded root'
-    if e.first and not a.operators and 'mark' not in e.doubts: return 'nothing is computed'
-    if not a.operators and not b.operators and a.units and b.units and a.units != b.units: return 'units'
-    if _mixed_units(a, b): return 'units'
-    if 'scale' in e.doubts and a.number and b.number and a.number / b.number in _SCALES: return 'units'
-    if _silent_unit(a, b): return 'units'
-    if a.percent != b.percent and a.operators and b.operators: return 'percent'
-    if abs(a.number - b.number) <= _slack(a) + _slack(b): return 'rounded operands'
-    return _rough(e, a, b)
-
 def _rough(e, a, b):
     "Is the failure small beside an announced rounding?"
     gap = abs(a.number - b.number)
-    rough = 'hedge' in e.doubts or e.relation == '~'
-    if rough and gap <= abs(a.number) / 20: return 'an estimate'
-    if 'rounding' in e.doubts and gap < 1 and (a.number.denominator > 1 or b.decimals): return 'rounding'
+    if 'hedge' in e.doubts or e.relation == '~':
+        if gap <= abs(a.number) / 20: return 'an estimate'
+    if 'rounding' in e.doubts and gap < 1 and (a.number.denominator > 1 or b.decimals):
+        return 'rounding'
     return ''
 
-# %% ../../nbs/50a_calculation.ipynb #bb98a0d7
+# %% ../../nbs/50a_calculation.ipynb #33aa7dfb
+_MILD = {'hedge', 'rounding', 'scale', 'mark'} # doubts that concern only some failures
+_SCALES = {Fraction(n)**s for n in (2, 4, 12, 100, 10**3, 10**6, 10**9) for s in (1, -1)}
+
+def _doubtful(e, a, b):
+    "Why a failed equation is not held against the step; '' when it is"
+    x, y = a.number, b.number
+    bare = not a.operators and not b.operators
+    if e.doubts - _MILD or a.doubts or b.doubts: return 'another reading'
+    if e.relation not in ('=', '~'): return 'nothing is computed' if bare else ''
+    if not (isinstance(x, Fraction) and isinstance(y, Fraction)):
+        return 'a rounded root' if _near(x, y, Fraction(1, 100)) else ''
+    if e.first and not a.operators and 'mark' not in e.doubts: return 'nothing is computed'
+    if bare and a.units and b.units and a.units != b.units: return 'units'
+    if _mixed_units(a, b) or _silent_unit(a, b): return 'units'
+    if 'scale' in e.doubts and x and y and x / y in _SCALES: return 'units'
+    if a.percent != b.percent and a.operators and b.operators: return 'percent'
+    if abs(x - y) <= _slack(a) + _slack(b): return 'rounded operands'
+    return _rough(e, a, b)
+
+# %% ../../nbs/50a_calculation.ipynb #c5e97406
+def _measured(e, a, b):
+    "Both sides in the smallest unit, where every number has a unit of one dimension"
+    if e.relation not in ('=', '~') or e.doubts - _MILD or a.doubts or b.doubts: return None
+    for v in (a, b):
+        if not re.fullmatch(r'[\d.()+-]+', v.text): return None
+        if len(v.units) != len(re.findall(r'[\d.]+', v.text)): return None
+    known = {unit_of(u) for u in a.units + b.units}
+    if None in known or len(known) == 1 or len({d for d, _ in known}) != 1: return None
+    if 'count' in dict(known): return None
+    return evaluate(e.left, (), True), evaluate(e.right, (), True)
+
+def _congruence(e, a, b):
+    "`17 mod 5 = 2` and `17 ≡ 2 (mod 5)`"
+    n, whole = e.modulus, all(getattr(v.number, 'denominator', 0) == 1 for v in (a, b))
+    if not whole or e.doubts - _MILD or a.doubts or b.doubts or e.relation not in ('=', 'mod'):
+        return 'unchecked', 'another reading', None
+    r, s = a.number % n, b.number % n
+    if r == (s if e.relation == 'mod' else b.number):
+        return 'supported', f'{a.text} leaves {r} on division by {n}', None
+    right = b.text if e.relation == '=' else f'({b.text})-{n}*({b.number // n})'
+    cert = dict(type='arithmetic', left=f'({a.text})-{n}*({a.number // n})', relation='=',
+                right=right, decimals=None)
+    return 'refuted', f'{e.left.strip()} leaves {r} on division by {n}, not {s}', cert
+
+# %% ../../nbs/50a_calculation.ipynb #75b57723
 def _show(x):
     "A number for a person: 24, 3.5, 13/12"
     if not isinstance(x, Fraction): return f'{float(x):.6g}'
-    if x.denominator == 1: return str(x.numerator)
     d = x.denominator
     for p in (2, 5):
         while d % p == 0: d //= p
+    if x.denominator == 1: return str(x.numerator)
     return f'{float(x):.10g}' if d == 1 else f'{x.numerator}/{x.denominator}'
 
 def _certificate(e, a, b):
-    rel = '=' if e.relation == '~' else e.relation
-    return dict(type='arithmetic', left=a.text, relation=rel, right=b.text,
-                decimals=_tolerance(a, b)[1] if rel == '=' else None)
+    "Left and right in canonical ASCII; `decimals` of the rounded side"
+    equal = e.relation in ('=', '~')
+    return dict(type='arithmetic', left=a.text, relation='=' if equal else e.relation,
+                right=b.text, decimals=_tolerance(a, b)[1] if equal else None)
 
+def _why(e, a, b, measured):
+    "One sentence: what is wrong, what would be right"
+    if e.relation not in ('=', '~'):
+        return f'{_show(a.number)} {e.relation} {_show(b.number)} does not hold'
+    unit = ' in the smallest unit' if measured else ''
+    return f'{e.left.strip()} is {_show(a.number)}{unit}, not {_show(b.number)}'
+
+# %% ../../nbs/50a_calculation.ipynb #8c540bdb
 def judge(
     e: Equation, # as found by `equations`
-    names: tuple = (), # pairs (name, canonical expression)
+    names: tuple = (), # pairs (name, canonical expression in brackets)
 ) -> tuple[str, str, dict | None]: # verdict, why, certificate
     "Recompute one equation"
     a, b = evaluate(e.left, names), evaluate(e.right, names)
     for v in (a, b):
         if not isinstance(v, Value): return 'unchecked', v.reason, None
-    pure = _measured(e, a, b)
-    if pure: a, b = pure
-    ok = _holds(e, a, b, names)
-    if ok:
-        bare = e.first and not a.operators and not b.operators and not pure
-        return ('unchecked', 'nothing is computed', None) if bare else ('supported', f'{a.text} = {_show(b.number)}', None)
-    doubt = _rough(e, a, b) if pure else _doubtful(e, a, b)
+    if e.modulus: return _congruence(e, a, b)
+    measured = _measured(e, a, b)
+    if measured: a, b = measured
+    if _holds(e, a, b, names):
+        if e.first and not (a.operators or b.operators or measured):
+            return 'unchecked', 'nothing is computed', None
+        return 'supported', f'{e.left.strip()} is {_show(b.number)}', None
+    doubt = _rough(e, a, b) if measured else _doubtful(e, a, b)
     if doubt: return 'unchecked', doubt, None
-    return 'refuted', f'{e.left.strip()} is {_show(a.number)}, not {_show(b.number)}', _certificate(e, a, b)
+    return 'refuted', _why(e, a, b, measured), _certificate(e, a, b)
 
-# %% ../../nbs/50a_calculation.ipynb #f7cf1ab7
+# %% ../../nbs/50a_calculation.ipynb #4a8d1a98
 def _marks(text):
-    "Checks of the calculator marks `<<48/2=24>>24`: (verdict, why, certificate, span)"
+    "Checks of the marks `<<48/2=24>>24`: verdict, why, certificate, span"
     toks = tokens(text)
-    for i, t in enumerate(toks):
-        if t.kind != 'mark': continue
-        sides = t.text[2:-2].split('=')
+    for t, after, sign in zip(toks, [*toks[1:], None], [*toks[2:], None, None]):
+        sides = t.text[2:-2].split('=') if t.kind == 'mark' else ()
         if len(sides) != 2: continue
-        e = Equation(sides[0], '=', sides[1], t.start, t.end, doubts=frozenset({'mark'}))
-        v, why, cert = judge(e)
-        yield v, why, cert, (t.start, t.end)
-        after = toks[i+1] if i + 1 < len(toks) else None
-        if after is None or after.kind != 'num' or after.space: continue
-        a, r = evaluate(sides[0]), evaluate(sides[1])
-        b = evaluate(after.text)
-        if not (isinstance(a, Value) and isinstance(r, Value) and isinstance(b, Value)): continue
-        if b.number != r.number and not _near(a.number, b.number, _tolerance(a, b)[0]):
-            pct = i + 2 < len(toks) and toks[i+2].kind == 'pct'
-            if pct or r.number and b.number / r.number in (100, Fraction(1, 100)): continue
-            cert = dict(type='arithmetic', left=a.text, relation='=', right=b.text, decimals=b.decimals or None)
-            yield 'refuted', f'the mark gives {_show(r.number)}, the text {_show(b.number)}', cert, (t.start, after.end)
+        e = Equation(*(sides[0], '=', sides[1]), t.start, t.end, doubts=frozenset({'mark'}))
+        yield *judge(e), (t.start, t.end)
+        if after and after.kind == 'num' and not after.space:
+            if not (sign and sign.kind == 'pct'): yield from _behind(e, after)
 
-# %% ../../nbs/50a_calculation.ipynb #f8d3bb0d
+def _behind(e, after):
+    "At most one refutation: the number behind a mark is not its result"
+    a, r, b = map(evaluate, (e.left, e.right, after.text))
+    if not (isinstance(a, Value) and isinstance(r, Value)) or b.number == r.number: return
+    if b.doubts or _near(a.number, b.number, _tolerance(a, b)[0]): return
+    if r.number and b.number and b.number / r.number in (100, Fraction(1, 100)): return
+    why = f'the mark gives {_show(r.number)}, the text {_show(b.number)}'
+    cert = dict(type='arithmetic', left=r.text, relation='=', right=b.text,
+                decimals=b.decimals or None)
+    yield 'refuted', why, cert, (e.start, after.end)
+
+# %% ../../nbs/50a_calculation.ipynb #ff430b00
 @lru_cache(maxsize=4096)
 def _asked(question):
-    "The expression a question consists of, if it is nothing else"
-    q = question.strip().rstrip('=?. \n')
-    v = evaluate(re.sub(r'^(?:what is|calculate|compute|evaluate|simplify)\b:?', '', q, flags=re.I))
+    "The value of a question that is an expression and nothing else"
+    q = re.sub(r'^(?:what is|calculate|compute|evaluate|simplify)\b:?', '',
+               question.strip().rstrip('=?. \n'), flags=re.I)
+    v = evaluate(q)
     return v if isinstance(v, Value) and v.operators > 1 and not v.units else None
 
-_QUOTED = re.compile(r'["“]([^"“”]{1,200})["”]')
 _NAME = re.compile(r'\(?\s*([A-Za-z])\s*\)?')
 
 def _named(text, names):
     "Checks of one step against the names so far; updates `names`"
-    seen = {}
+    current = None # the name that the running chain a = b = c is about
     for e in equations(text):
-        m = _NAME.fullmatch(e.left)
-        if m and e.first:
-            name = m[1]
-            v = evaluate(e.right, tuple(sorted(names.items())))
-            if name in names and isinstance(v, Value): yield judge(e, tuple(sorted(names.items()))), (e.start, e.end)
-            if isinstance(v, Value): names[name] = seen['last'] = f'({v.text})'; seen['name'] = name
-        else:
-            yield judge(e, tuple(sorted(names.items()))), (e.start, e.end)
-            v = evaluate(e.right)
-            if not e.first and seen.get('name') and isinstance(v, Value): names[seen['name']] = f'({v.text})'
-            elif e.first: seen.clear()
+        known = tuple(sorted(names.items()))
+        m, b = _NAME.fullmatch(e.left), evaluate(e.right, known)
+        if not (m and e.first and m[1] not in names):
+            yield *judge(e, known), (e.start, e.end)
+        if e.first: current = m and m[1]
+        if current and isinstance(b, Value): names[current] = f'({b.text})'
 
-def _whole(text, asked, names):
-    "Do the quoted parts make up the question? At most one refutation"
-    for m in _QUOTED.finditer(text):
+# %% ../../nbs/50a_calculation.ipynb #6779264a
+_QUOTED = re.compile(r'["“]([^"“”]{1,200})["”]')
+
+def _whole(s, asked, names):
+    "Do the quoted parts make up the question? A refutation, or None"
+    for m in _QUOTED.finditer(s.text):
         v = evaluate(m[1], tuple(sorted(names.items())))
         if not isinstance(v, Value) or v.number == asked.number: continue
-        why = f'the question is worth {_show(asked.number)}, these parts {_show(v.number)}'
-        cert = dict(type='arithmetic', left=asked.text, relation='=', right=v.text, decimals=None)
-        return Check('calculation', 'refuted', m.span(1), why, cert)
+        why = (f'the question is worth {_show(asked.number)}, '
+               f'its parts as named here {_show(v.number)}')
+        cert = dict(type='arithmetic', left=asked.text, relation='=', right=v.text,
+                    decimals=None)
+        a, b = m.span(1)
+        return Check('calculation', 'refuted', (s.start + a, s.start + b), why, cert)
 
-# %% ../../nbs/50a_calculation.ipynb #6b28c96b
-_HINT = re.compile(r'[=≈≠≤≥<>≡]|\\approx|\\ge|\\le|\bequals\b|\\equiv|\\neq?')
+# %% ../../nbs/50a_calculation.ipynb #a1eb5eb6
+def _bracketing(found):
+    "Two refutations that cancel because brackets were added in passing"
+    for k, (one, two) in enumerate(zip(found, found[1:])):
+        if one[0] != 'refuted' or two[0] != 'refuted': continue
+        x, y, z = one[2]['left'], one[2]['right'], two[2]['right']
+        same = re.sub('[()]', '', x) == re.sub('[()]', '', y)
+        if same and y == two[2]['left'] and number_of(x) == number_of(z):
+            found[k:k+2] = [('unchecked', f'brackets added in passing; {z} is right',
+                             None, f[3]) for f in (one, two)]
+    return found
+
+# %% ../../nbs/50a_calculation.ipynb #0bb5b0d2
+def _checks(s, names=None):
+    "Checks of one step, in reading order; with `names`, parts have values"
+    if names is None: found = [(*judge(e), (e.start, e.end)) for e in equations(s.text)]
+    else: found = list(_named(s.text, names))
+    if '<<' in s.text: found += _marks(s.text)
+    for verdict, why, cert, (a, b) in sorted(_bracketing(found), key=lambda f: f[3]):
+        yield Check('calculation', verdict, (s.start + a, s.start + b), why, cert)
 
 @lru_cache(maxsize=2048)
 def _all(chain):
     "Checks of every step of a chain, and of the chain as a whole"
-    asked, names, out, whole = _asked(chain.question), {}, [], []
+    asked, out, whole = _asked(chain.question), [], []
+    names = None if asked is None else {}
     for s in chain.steps:
-        out.append(tuple(_checks(s, asked, names)) if _HINT.search(s.text) else ())
-        bad = asked is not None and not whole and _whole(s.text, asked, names)
-        if bad: whole.append(replace(bad, span=(s.start + bad.span[0], s.start + bad.span[1])))
+        out.append(tuple(_checks(s, names)))
+        bad = None if asked is None or whole else _whole(s, asked, names)
+        if bad: whole.append(bad)
     return tuple(out), tuple(whole)
 
-def _bracketing(found):
-    "Two refutations that cancel because a bracket was added in passing"
-    for k, (one, two) in enumerate(zip(found, found[1:])):
-        if one[0] == two[0] == 'refuted' and one[2]['right'] == two[2]['left']:
-            x, y, z = one[2]['left'], one[2]['right'], two[2]['right']
-            if re.sub('[()]', '', x) == re.sub('[()]', '', y) and number_of(x) == number_of(z):
-                why = f'brackets added in passing; {z} is right'
-                found[k:k+2] = [('unchecked', why, None, f[3]) for f in (one, two)]
-    return found
-
-def _checks(s, asked=None, names=None):
-    found = []
-    if asked is not None: found += [(*r, span) for r, span in _named(s.text, names)]
-    else: found += [(*judge(e), (e.start, e.end)) for e in equations(s.text)]
-    if '<<' in s.text: found += _marks(s.text)
-    found = _bracketing(found)
-    for verdict, why, cert, (a, b) in sorted(found, key=lambda f: f[3]):
-        yield Check('calculation', verdict, (s.start + a, s.start + b), why, cert)
-
-# %% ../../nbs/50a_calculation.ipynb #f2916e80
+# %% ../../nbs/50a_calculation.ipynb #42a59250
 class CalculationChecker:
     "Recomputes every equation of every step"
     kind = 'calculation'
 
     def applies(self, chain) -> bool:
-        "Is there a relation sign in any step?"
-        return any(_HINT.search(s.text) for s in chain.steps)
+        "Does any step hold an equation or a calculator mark?"
+        return any('<<' in s.text or equations(s.text) for s in chain.steps)
 
     def check(self, step, chain) -> list:
         "Checks of one step, in reading order"
-        try:
-            if step.role != 'premise' and step.index < len(chain.steps) and chain.steps[step.index] == step:
-                return list(_all(chain)[0][step.index])
-            return list(_checks(step))
-        except RecursionError: return []
+        mine = chain.steps[step.index:step.index+1]
+        if step.role != 'premise' and mine == (step,):
+            return list(_all(chain)[0][step.index])
+        return list(_checks(step))
 
     def check_chain(self, chain) -> list:
         "Whether the parts that a chain names make up what was asked"
