@@ -54,6 +54,7 @@ class Page:
         self.module = next((m for c in self.nb["cells"] if (m := directives(source(c)).get("default_exp"))), None)
         self.exports = [n for c in self.nb["cells"] if c["cell_type"] == "code" and directives(source(c)).keys() & {"export", "exports"}
                         for n in defined(source(c))]
+        self.exercises = []
         promise = re.search(r"^> (.+(?:\n> .+)*)", source(self.nb["cells"][0]), re.M)
         self.promise = re.sub(r"\n> ", " ", promise[1]) if promise else ""
 
@@ -90,7 +91,11 @@ class Book:
         def labelled(m):
             fence, kind, title, label = m[1], m[2], m[3].strip(), m[4]
             key = re.sub(r"\W+", "-", f"exercise-{page.name}-{label or title}".lower())
-            return f"{fence}{{exercise}} {title}\n:label: {key}\n" if kind == "exercise" else f"{fence}{{solution}} {key}\n"
+            if kind == "exercise":
+                page.exercises.append(key)
+                return f"{fence}{{exercise}} {title}\n:label: {key}\n"
+            # a solution names its exercise, or is that of the last one before it
+            return f"{fence}{{solution}} {key if key in page.exercises else page.exercises[-1]}\n"
 
         def to_page(m):
             target = page_name(Path(m[2]))
