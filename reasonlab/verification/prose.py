@@ -134,14 +134,16 @@ def values(
         elif w != 'one': out.append(_OTHER.get(w) or str(_SMALL[w]))
     return out
 
-# %% ../../nbs/50_prose.ipynb #d49a8331
+# %% ../../nbs/50_prose.ipynb #a8929418
 _LIST = r'((?:#?q?\d|steps?\b|and\b|to\b|[,;&\s–-])*)'
 _SUFFIX = re.compile(
     r'[(\[]?\b(?:References?|Refs?)\b[ \t]*:' + _LIST + r'[)\].\s]*\Z|'
     r'\(\s*(?:by|from|using)\b:?' + _LIST + r'\)[.\s]*\Z', re.I)
 _REF = re.compile(r'#?(q?\d{1,6})(?:\s*(?:-|–|to)\s*#?(q?\d{1,6}))?')
 
-def references(text):
+def references(
+    text: str,
+) -> tuple[str, ...]: # labels, ranges filled in
     "'#1, #3 - #5' -> ('1', '3', '4', '5')"
     out = []
     for a, b in _REF.findall(text):
@@ -149,8 +151,11 @@ def references(text):
         out += map(str, range(int(a), int(b) + 1)) if far else [a, b] if b else [a]
     return tuple(dict.fromkeys(out))
 
-def split_references(text, a, b):
-    "Where the text ends before its references, and the references or None"
+# %% ../../nbs/50_prose.ipynb #6013dc45
+def split_references(
+    text: str, a: int, b: int,
+) -> tuple[int, tuple[str, ...] | None]: # where the text ends, what it cites
+    "References written at the end of `text[a:b]`"
     lo = max(a, b - 600)
     m = _SUFFIX.search(text[lo:b])
     listed = m and (m[1] or m[2] or '')
@@ -170,14 +175,15 @@ def states_answer(
     "Does this piece of a chain conclude something?"
     return bool(_ANSWERS.search(text))
 
-# %% ../../nbs/50_prose.ipynb #b8a59c5f
+# %% ../../nbs/50_prose.ipynb #672598f6
 _ITEM = re.compile(
     r'([ \t>]*+)(?:(\#{1,6}[ \t]+)?[*_]{0,3}\(?(\d{1,4})[.)](?=[\s*_\\$"])'
     r'|[-*+•–](?=[ \t])|\\item\b(?:\[[^\]\n]{0,20}\])?)[ \t]*+')
 _HEAD = re.compile(r'[ \t>]*+(?:(#{1,6})[ \t]+.*|'
                    r'(?:\*\*|__)[^*_]+(?:\*\*:?|__:?)[ \t]*)')
-_RULE = re.compile(r'[ \t]*+(?:[-*_=~]{3,}|(?:[-*_] ){2,}[-*_]|```\w*|'
-                   r'\\(?:begin|end)\{\w{1,20}\*?\}|</?(?!answer)\w{1,20}>)[ \t]*', re.I)
+_RULE = re.compile(
+    r'[ \t]*+(?:[-*_=~]{3,}|(?:[-*_] ){2,}[-*_]|```\w*|'
+    r'\\(?:begin|end)\{\w{1,20}\*?\}|</?(?!answer)\w{1,20}>)[ \t]*', re.I)
 _MATHS = ('$$', '\\[', '\\begin')
 _CLAIMS = re.compile(r'[\d=<>]')
 
@@ -192,7 +198,7 @@ class _Line:
     indent: int = 0
     titled: bool = False # '### 3. Title'
 
-# %% ../../nbs/50_prose.ipynb #c0e9aaa2
+# %% ../../nbs/50_prose.ipynb #c35579c2
 def _heads(text, a, b):
     "A heading; bold type that claims something is none"
     m = _HEAD.fullmatch(text, a, b)
@@ -211,6 +217,7 @@ def _kind(text, a, b):
     if text.startswith(_MATHS, s): kind = 'math'
     return _Line(s, e, kind, s, None, len(text[a:s].expandtabs(4)))
 
+# %% ../../nbs/50_prose.ipynb #641a4090
 def _lines(text):
     "The lines of a text with their kinds"
     keep, i, out, pos, start = _protected(text), 0, [], 0, 0
@@ -218,11 +225,12 @@ def _lines(text):
         pos += len(line)
         while i < len(keep) and keep[i][1] < pos: i += 1
         if i < len(keep) and keep[i][0] < pos < keep[i][1]: continue
-        out.append(_kind(text, start, start + len(text[start:pos].rstrip('\r\n'))))
+        if not (line.isspace() and out and out[-1].kind == 'blank'):
+            out.append(_kind(text, start, start + len(text[start:pos].rstrip())))
         start = pos
     return out + ([_kind(text, start, len(text))] if start < len(text) else [])
 
-# %% ../../nbs/50_prose.ipynb #0e7fa3be
+# %% ../../nbs/50_prose.ipynb #31bfc5b4
 _TITLE = re.compile(r'\W*(?:the\s+)?(?:final\s+|correct\s+)?'
                     r'(?:answer|conclusion|result)\W*\Z', re.I)
 _RELATION = re.compile(r'[=>≤≥≈≠+×÷&]|<(?![a-zA-Z/])|'
@@ -238,7 +246,8 @@ def _joins(text, unit, line, gap):
     if _RELATION.match(text, line.body): return not gap
     if line.kind == 'math': return last not in '.!?'
     if line.kind == 'row': return not gap and last == '|'
-    if '=' in text[unit.start:unit.end] and '=' in text[line.start:line.end]: return False
+    both = text[unit.start:unit.end], text[line.start:line.end]
+    if all('=' in t for t in both): return False # two equations are two steps
     long = unit.end - unit.start >= 50 or text[unit.end-2:unit.end] in ('$$', '\\]')
     return (not gap and long and last not in '.!?;'
             and bool(_GOES_ON.match(text, line.body)))
@@ -272,7 +281,7 @@ def _units(text, lines):
     return [replace(r, role=None) if r.role == 'open' else r
             for r in out if legible(text[r.start:r.end])]
 
-# %% ../../nbs/50_prose.ipynb #30c1254f
+# %% ../../nbs/50_prose.ipynb #645a70aa
 STEP = re.compile(r'''(?mx)
     (?: ^[ \t>]*+ (?:\#{1,6}[ \t]++|[-*+•][ \t]++)? | (?<=[.;:!?][ ]) )
     [*_]{0,3} (?:Step|STEP|step)[ \t]*+ \#?(\d{1,4}) [*_]{0,3} [ \t]*+
@@ -295,6 +304,7 @@ def _counted(lines):
     if len(out) < 2 and not (out and out[0].label in '01'): return []
     return [(l.start, l.body, None if plain else l.label) for l in out]
 
+# %% ../../nbs/50_prose.ipynb #e93c3a29
 def _marks(text, lines):
     "Where numbered steps begin: `[(mark start, text start, label)]`"
     keep = _protected(text)
@@ -305,7 +315,7 @@ def _marks(text, lines):
     if len(steps) > 1 or (steps and steps[0][2] in '01'): return steps
     return _counted(lines)
 
-# %% ../../nbs/50_prose.ipynb #9d10932e
+# %% ../../nbs/50_prose.ipynb #dae2f039
 _CLOSING = re.compile(
     r'[\s#*_>]*(?:(?:so,?\s|thus,?\s|therefore,?\s|hence,?\s)?(?:the\s)?'
     r'(?:final\s|correct\s)?answer\b|####|\$*\\boxed|conclusion\b)', re.I)
@@ -321,6 +331,7 @@ def _tail(text, lines):
         gap = l.kind in ('blank', 'rule')
     return len(lines)
 
+# %% ../../nbs/50_prose.ipynb #021216b7
 def _marked(text, lines, marks):
     "Units of a chain with numbered steps"
     ends, at = [*(m[0] for m in marks[1:]), len(text)], [l.start for l in lines]
@@ -336,12 +347,13 @@ def _marked(text, lines, marks):
         out += _units(text, own[tail:])
     return out
 
-# %% ../../nbs/50_prose.ipynb #81694661
+# %% ../../nbs/50_prose.ipynb #32ef9e2a
 _OPENING = re.compile(
-    r"\W*(?:sure|certainly|okay|of course|here(?:['’]s| is| are)|"
-    r"(?:let['’]?s|let us|let me|we (?:will|can|need to)|i will|i['’]ll|we['’]ll)\s"
+    r"\W*(?:sure|certainly|okay|of course|here(?:['’]s| is| are)|(?:let['’]?s|"
+    r"let us|let me|we (?:will|can|need to)|i will|i['’]ll|we['’]ll)\s"
     r"(?:think|solve|break|work|see|start|begin|figure|go|look|tackle|do|proceed)|"
-    r"to (?:solve|find|answer|determine)\b.*\b(?:need to|steps|follow)|first, let['’]s)\b",
+    r"to (?:solve|find|answer|determine)\b.*\b(?:need to|steps|follow)|"
+    r"first, let['’]s)\b",
     re.I)
 
 def _idle(text, r, first):
@@ -350,6 +362,7 @@ def _idle(text, r, first):
     if r.label or r.role or len(t) > 160 or _CLAIMS.search(t): return False
     return t.endswith(':') or bool(first and _OPENING.match(t))
 
+# %% ../../nbs/50_prose.ipynb #99f08338
 def _split(text, r):
     "One paragraph: every sentence is a step"
     if r.role == 'final': return [r]
@@ -362,7 +375,7 @@ def _parted(text, r):
     if len(parts) < 2 or not _CLOSING.match(text, parts[-1].start): return [r]
     return [replace(r, end=parts[-2].end), parts[-1]]
 
-# %% ../../nbs/50_prose.ipynb #37310b87
+# %% ../../nbs/50_prose.ipynb #3a9584e8
 def closes_chain(
     text: str, r: Raw,
 ) -> bool:
@@ -379,7 +392,7 @@ def read_prose(
     prose = not marks and all(l.kind != 'item' for l in lines)
     if prose and raws: raws[-1:] = _parted(text, raws[-1])
     heads = [r for r in raws if not closes_chain(text, r)]
-    if prose and len(heads) == 1 and heads == raws[:1]:
+    if prose and len(raws) < 3 and len(heads) == 1 and heads == raws[:1]:
         raws[:1] = _split(text, raws[0])
     raws = [r for i, r in enumerate(raws) if not _idle(text, r, i == 0)] or raws
     return raws, 'numbered' if marks else 'prose' if prose else 'bullets'

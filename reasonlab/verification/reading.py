@@ -85,7 +85,7 @@ def _natural(text):
                 if _BRIDGE.match(text, *p) or text[p[0]:p[1]].rstrip().endswith(':')]
     return premises, steps, claimed
 
-# %% ../../nbs/50_reading.ipynb #2a62a7c2
+# %% ../../nbs/50_reading.ipynb #3d889e41
 _SAYS = re.compile(r'\b(?:from|by|using|in|see|of)\ssteps?\s(\d{1,4})'
                    r'(?:,? ?(?:and )?(?:step )?(\d{1,4})\b)?', re.I)
 
@@ -98,7 +98,9 @@ def _cited(text, raws):
             found = _SAYS.findall(text, r.start, b)
             said = [n for pair in found for n in pair if n in known]
             cites = tuple(dict.fromkeys(said)) or None
-        out.append(replace(r, end=trimmed(text, r.start, b)[1], cites=cites))
+        if cites is not None:
+            r = replace(r, end=trimmed(text, r.start, b)[1], cites=cites)
+        out.append(r)
         if r.label: known.add(r.label)
     return out
 

@@ -41,7 +41,7 @@ class Statement:
     def __post_init__(self):
         if self.role not in ROLES: raise ValueError(f"no role {self.role!r}")
 
-# %% ../../nbs/50_steps.ipynb #d8132dd9
+# %% ../../nbs/50_steps.ipynb #8e03f326
 @dataclass(frozen=True)
 class Chain:
     "A parsed chain of reasoning"
@@ -62,7 +62,8 @@ class Chain:
         return out
     def cited(self, step) -> list:
         "The statements a step cites, in order; dangling labels are left out"
-        return [self.by_label[c.label] for c in step.cites if c.label in self.by_label]
+        known = self.by_label
+        return [known[c.label] for c in step.cites if c.label in known]
     def before(self, step) -> list:
         "Premises and the steps before this one"
         return [*self.premises, *self.steps[:step.index]]
@@ -71,7 +72,7 @@ class Chain:
         if s.origin == 'question': return self.question
         return self.answer if s.element is None else self.answer[s.element]
 
-# %% ../../nbs/50_steps.ipynb #ac3601bd
+# %% ../../nbs/50_steps.ipynb #a2fa690c
 KINDS = ('calculation', 'grounding', 'structure', 'use', 'answer', 'domain', 'follows')
 VERDICTS = ('refuted', 'supported', 'unchecked')
 CONTENT = ('calculation', 'answer', 'domain', 'follows') # what can support a step
@@ -87,7 +88,8 @@ class Check:
 
     def __post_init__(self):
         if self.kind not in KINDS: raise ValueError(f"no check kind {self.kind!r}")
-        if self.verdict not in VERDICTS: raise ValueError(f"no verdict {self.verdict!r}")
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"no verdict {self.verdict!r}")
         if (self.verdict == 'refuted') != (self.certificate is not None):
             raise ValueError("refuted if and only if there is a certificate")
 
