@@ -73,6 +73,7 @@ class Book:
     "All pages, and where each exported name is defined"
     def __init__(self, paths):
         self.pages = {p.name: p for p in map(Page, paths)}
+        if len(self.pages) < len(paths): raise SystemExit("two notebooks have the same name but for their number: their pages would collide")
         count = Counter(n for p in self.pages.values() for n in set(p.exports))
         self.home = {n: p for p in self.pages.values() for n in p.exports if count[n] == 1}
 
