@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from reasonlab.verification.dates import Dates, shift
 from reasonlab.verification.domains import CLOSER, OPENER, Brackets, Swaps
 from reasonlab.verification.letters import Letters
+from reasonlab.verification.recheck import recheck
 from reasonlab.verification.steps import parse
 
 DOMAINS = {"brackets": Brackets, "swaps": Swaps, "letters": Letters, "dates": Dates}
@@ -232,7 +233,7 @@ def first_blamed(checker, question, answer, lines=()):
     for step in chain.steps:
         for c in checker.check(step, chain):
             if c.verdict != "refuted": continue
-            assert stands(json.loads(json.dumps(c.certificate))), c.certificate
+            assert stands(json.loads(json.dumps(c.certificate))) and recheck(c.certificate), c.certificate
             source = chain.source(step)
             assert 0 <= c.span[0] < c.span[1] <= len(source) and c.why
             hits.append(step.element if isinstance(answer, list) else sum(at <= c.span[0] for at in starts) - 1)
@@ -254,6 +255,45 @@ def test_planted_faults(name, seed):
             if blamed != bad or not speaks: misses.append((question, layout(lines), bad, blamed))
         found[fault] = len(misses) / n
         assert found[fault] <= .05, (fault, found[fault], misses[0])
+
+
+TRADE = ("Ann, Bob, and Cleo are at a party. At the start each holds a cup: Ann has a yellow cup, Bob has a blue cup, and Cleo has a pink cup.\n"
+         "First, Cleo and Ann swap cups. Then, Ann and Bob swap cups. Finally, Cleo and Bob swap cups. At the end of the party, Bob has the\n"
+         "Options:\n(A) yellow cup.\n(B) blue cup.\n(C) pink cup.")
+CLOSE = "Complete the sequence so that all brackets are closed: [ < ( ) { }"
+JOIN = 'Take the last letters of the words in "Otto Hank Mary Rose" and concatenate them.'
+WEEK = "It was Oct. 1st, 2022 a week ago. What is the date one week from today in MM/DD/YYYY?"
+RIGHT = [  # right in every step, written as people and models write
+    (TRADE, "Let's track the cups.\n\n**Initial state:**\n- Ann: yellow\n- Bob: blue\n- Cleo: pink\n\n**Swap 1 (Cleo and Ann):** Cleo gets the yellow "
+            "cup and Ann gets the pink cup.\n- Ann: pink\n- Bob: blue\n- Cleo: yellow\n\n**Swap 2 (Ann and Bob):**\n- Ann: blue\n- Bob: pink\n- Cleo: yellow\n\n"
+            "**Swap 3 (Cleo and Bob):**\n- Ann: blue\n- Bob: yellow\n- Cleo: pink\n\nBob has the **yellow cup**. The answer is **(A)**."),
+    (TRADE, "First Cleo and Ann swap, so Cleo, who had the pink cup, now has Ann's yellow cup, and Ann has the pink cup. Then Ann and Bob swap: Ann, who has "
+            "pink, gives it to Bob and receives blue. So Bob has pink and Ann has blue. Finally Cleo and Bob swap. Therefore, Bob has the yellow cup. (A)"),
+    (TRADE, "Bob swaps with Cleo at the end, so he gets what Cleo had after the first swap. Cleo swapped with Ann first, so Cleo had the yellow cup. "
+            "Hence Bob has the yellow cup, option A."),
+    (TRADE, "Start: A=yellow, B=blue, C=pink\n1. C <-> A: C=yellow, A=pink\n2. A <-> B: A=blue, B=pink\n3. C <-> B: C=pink, B=yellow\nFinal: B=yellow -> (A)"),
+    (CLOSE, "We use a stack.\n1. `[` → push. Stack: `[`\n2. `<` → push. Stack: `[ <`\n3. `(` → push. Stack: `[ < (`\n4. `)` → matches `(`, pop. Stack: `[ <`\n"
+            "5. `{` → push. Stack: `[ < {`\n6. `}` → matches `{`, pop. Stack: `[ <`\n\nThe stack holds `[ <`, so we close `<` with `>` and `[` with `]`.\n**Answer:** `> ]`"),
+    (CLOSE, "Symbols with a stack (top on the right):\nRead '[': push '[' -> stack = ['[']\nRead '<': push '<' -> stack = ['[', '<']\nRead '(': push -> stack = "
+            "['[', '<', '(']\nRead ')': pop '(' -> stack = ['[', '<']\nRead '{': push -> stack = ['[', '<', '{']\nRead '}': pop '{' -> stack = ['[', '<']\nSo: > ]"),
+    (CLOSE, "After [ the stack is [, after < the stack is [ <, after ( the stack is [ < (. Then ) pops ( and the stack is [ <. Then { is pushed and the stack is "
+            "[ < {, and } pops it, so the stack is [ <. So we need to append > and then ]."),
+    (JOIN, "The last letter of Otto is o, of Hank is k, of Mary is y and of Rose is e. Putting the letters together in order gives okye."),
+    (JOIN, "1. The words are Otto, Hank, Mary, and Rose.\n2. Their last letters are o, k, y, and e.\n3. Joining these letters gives \"okye\".\nFinal answer: okye"),
+    (JOIN, "Otto ends with \"o\", Hank with k, Mary ends with \"y\", Rose ends with \"e\".\nThe answer is \\boxed{okye}."),
+    (WEEK, "If it was Oct. 1st, 2022 a week ago, then today is Oct. 8th, 2022. The date one week from today is Oct. 15th, 2022, which is 10/15/2022."),
+    (WEEK, "- A week ago: 10/01/2022\n- Today: 10/01/2022 + 7 days = 10/08/2022\n- One week from today: 10/08/2022 + 7 days = 10/15/2022\n\n**Answer: 10/15/2022**"),
+    ("What is the date 100 days after January 1, 2023?", "30 days after January 1, 2023 is January 31, 2023. 28 days later is February 28, 2023. 31 days later is "
+     "March 31, 2023. 11 left. So the date is April 11, 2023."),
+    ("The fair was 2 weeks and 3 days before March 20, 2021. What date was it?", "2 weeks before March 20, 2021 is March 6, 2021. 3 days before March 6, 2021 is "
+     "March 3, 2021. So the fair was 2 weeks and 3 days before March 20, 2021, on March 3, 2021."),
+]
+
+
+@pytest.mark.parametrize("question,answer", RIGHT)
+def test_right_prose_is_not_refuted(question, answer):
+    assert any(d().applies(parse(question, answer)) for d in DOMAINS.values())
+    for domain in DOMAINS.values(): assert first_blamed(domain(), question, answer)[1] is None
 
 
 QUIET = [("Ann has 3 red (and 2 blue) pens. She swaps 2 pens with Bob. How many has she?", "She has 3 + 2 = 5 pens."),

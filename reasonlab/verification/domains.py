@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from .steps import Check
 
-# %% ../../nbs/50b_domains.ipynb #ca43fea6
+# %% ../../nbs/50b_domains.ipynb #860e2823
 _MARKS = str.maketrans('*\ue000\u00a0“”‘’`', '   ""' + "'"*3)
 _ARROW = re.compile(r'<?[-=]{1,2}>')
-_CLAUSE = re.compile(r'(?:(?!\n|[.!?;]\s+[A-Z"\'#]).)+[.!?;]?')
+_CLAUSE = re.compile(r'(?:(?!\n|[.!?;]\s+[A-Z"\'#]|(?<=\d)\.\s+\d).)+[.!?;]?')
 
 def plain(text: str) -> str:
     "One kind of quote and of arrow, no decoration; the length is kept"

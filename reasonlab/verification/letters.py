@@ -42,7 +42,7 @@ def _row(question):
         said = re.findall(r"\b[A-Z][\w'-]*", max(run, key=len, default=''))
     return _Row(said, _PLACE[m[1].lower()]) if len(said) > 1 else None
 
-# %% ../../nbs/50f_letters.ipynb #1cae87c3
+# %% ../../nbs/50f_letters.ipynb #1b02820b
 _IS = r'''(?![\w'-])"? *(?:is|:|=|→|-) *(?:the letter )?["']?(\w)\b(?!\w)'''
 _OF = re.compile(rf'''(?:\b({_WHICH}) letter|,|,? and) (?:of|in|from) '''
                  rf'''(?:the )?(?:\w+ ){{0,2}}?'''
@@ -52,7 +52,8 @@ _OWN = re.compile(rf'''"?\b([A-Z][\w-]{{0,40}})(?:"?'s|"? has)(?: the| as its| a
                   rf'''({_WHICH}) letter *(?:is|:|=|→)? *["']?(\w)\b(?!\w)''',
                   re.I)
 _ITS = re.compile(r'''"?\b([A-Z][\w'-]{0,40}?)(?:"|'s)? *(?:→|:|=|ends? (?:with|in)|'''
-                  r'''starts with|begins with|gives|-) *(?:the letter )?'''
+                  r'''starts with|begins with|gives|with(?! \w \w)|-) *'''
+                  r'''(?:the letter )?'''
                   r'''["']?(\w)\b(?!\w)["']?''')
 _SOFAR = re.compile(r'''(?:concat\w*|letters|joined|together|string|result|answer|'''
                     r'''so far|append\w*|combin\w*)\b[^":=→]{0,80}?'''
