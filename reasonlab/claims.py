@@ -207,7 +207,7 @@ def _versions():
     found = {n: getattr(sys.modules.get(n), '__version__', None) for n in names}
     return {'python': platform.python_version()} | {k: v for k, v in found.items() if v}
 
-# %% ../nbs/04_claims.ipynb #c8e3817f
+# %% ../nbs/04_claims.ipynb #ce77ac00
 def _clusters(tables, by_label=False):
     "How many clusters; `by_label`: those that hold the rarest label"
     seen = {}
@@ -217,19 +217,21 @@ def _clusters(tables, by_label=False):
             seen.setdefault(label, set()).add(g)
     return min(map(len, seen.values()))
 
-def _kept_honest(i, name, tables, column):
+def _kept_honest(i, name, tables, column, rng):
     "Where a bootstrap is too sure: shares, and statistics that never varied"
     G = _clusters(tables, by_label='balanced' in name or 'auc' in name)
     zero_one = all(np.isin(t[column], (0, 1)).all() for t in tables.values())
     if name == 'accuracy' or name == 'mean' and zero_one: return stats.widen_share(i, G)
+    if name == 'balanced_accuracy': return stats.widen_balanced(
+        i, [(t['y'], t[column], t['group']) for t in tables.values()], rng)
     rest = 0. if i.low < i.high else 1 - ((1 - i.level)/2)**(1/G)
     i = replace(i, low=i.low - rest, high=i.high + rest)
-    bounded = name in ('balanced_accuracy', 'auc', 'ece')
-    return replace(i, low=max(i.low, 0.), high=min(i.high, 1.)) if bounded else i
+    if name not in ('auc', 'ece'): return i
+    return replace(i, low=max(i.low, 0.), high=min(i.high, 1.))
 
-# %% ../nbs/04_claims.ipynb #82d44b53
+# %% ../nbs/04_claims.ipynb #b7cccaa3
 def _columns(claim, f, tables, columns, rng, n_resamples):
-    "One interval maker for many columns, all on the same resamples"
+    "An interval maker for many columns on the same resamples, the points, rows"
     def stat(t): return lambda w: np.stack([f(t, w, c) for c in columns], -1)
     parts = [(stat(t), t['group']) for t in tables.values()]
     try: each, boot, G, n = stats.hierarchical_draws(parts, rng, n_resamples)
@@ -240,12 +242,14 @@ def _columns(claim, f, tables, columns, rng, n_resamples):
         x, y = (v[..., columns.index(column)] for v in (each, boot))
         if minus: x, y = (u - v[..., columns.index(minus)]
                           for u, v in ((x, each), (y, boot)))
-        i = stats.hierarchical_interval(x, y, G, n, np.random.default_rng(draw), level)
-        i = _kept_honest(i, claim.statistic + '_gain'*bool(minus), tables, column)
+        rng = np.random.default_rng(draw)
+        i = stats.hierarchical_interval(x, y, G, n, rng, level)
+        i = _kept_honest(i, claim.statistic + '_gain'*bool(minus), tables, column, rng)
         return [round(float(v), 6) for v in (i.estimate, i.low, i.high)]
-    return interval, n
+    points = dict(zip(columns, np.round(each.mean(0), 6).tolist()))
+    return interval, points, n
 
-# %% ../nbs/04_claims.ipynb #1d22c793
+# %% ../nbs/04_claims.ipynb #4f6c2b1a
 def finding(
     claim: Claim,
     per_seed: dict, # seed -> rows (columns as in the table above)
@@ -259,11 +263,12 @@ def finding(
     f, tables = stat or statistic(claim.statistic), _tables(claim, per_seed)
     cols = {n: f'floor_{n}' for n in claim.floors}
     if claim.control: cols[claim.control] = 'control'
-    interval, n = _columns(claim, f, tables, ['pred', *cols.values()], rng, n_resamples)
+    interval, points, n = _columns(claim, f, tables, ['pred', *cols.values()], rng,
+                                   n_resamples)
     e, low, high = interval('pred')
     found = Finding(claim=claim.id, scope=claim.scope, estimate=e, low=low, high=high,
         n=n, clusters=_clusters(tables), seeds=tuple(map(int, tables)),
-        floors={n: interval(cols[n])[0] for n in claim.floors},
+        floors={n: points[cols[n]] for n in claim.floors},
         margins={n: interval('pred', minus=c) for n, c in cols.items()},
         preconditions={k: float(v) for k, v in (preconditions or {}).items()},
         statement=claim_hash(claim), versions=_versions(), **about)

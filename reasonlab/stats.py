@@ -6,8 +6,8 @@ Docs: https://reasonlab.github.io/reasonlab/stats.html.md"""
 
 # %% auto #0
 __all__ = ['Interval', 'wilson', 'mean', 'accuracy', 'balanced_accuracy', 'auc', 'ece', 'bootstrap', 'cluster_bootstrap',
-           'widen_share', 'paired_bootstrap', 'balanced_accuracy_interval', 'hierarchical_draws',
-           'hierarchical_interval', 'hierarchical_bootstrap', 'Test', 'permutation', 'mcnemar']
+           'widen_share', 'paired_bootstrap', 'hierarchical_draws', 'hierarchical_interval', 'hierarchical_bootstrap',
+           'widen_balanced', 'balanced_accuracy_interval', 'Test', 'permutation', 'mcnemar']
 
 # %% ../nbs/01_stats.ipynb #36d25034
 from dataclasses import dataclass, replace
@@ -48,12 +48,11 @@ def wilson(
     ci = binomtest(int(k), int(n)).proportion_ci(level, method='wilson')
     return Interval(k/n, float(ci.low), float(ci.high), int(n), 'wilson', level)
 
-# %% ../nbs/01_stats.ipynb #768c9889
+# %% ../nbs/01_stats.ipynb #0bc4af1f
 def _w(weights, n):
     "Weights as floats; one for each row by default"
     return np.ones(n) if weights is None else np.asarray(weights, float)
 
-# %% ../nbs/01_stats.ipynb #81f6ed92
 def mean(
     x, # n numbers
     weights=None, # [..., n]
@@ -217,7 +216,7 @@ def widen_share(
     low, high = (mid - wide)/(1 + z*z/n), (mid + wide)/(1 + z*z/n)
     return replace(i, low=max(0., min(i.low, low)), high=min(1., max(i.high, high)))
 
-# %% ../nbs/01_stats.ipynb #eb35e0af
+# %% ../nbs/01_stats.ipynb #65588bf3
 def paired_bootstrap(
     metric, # (truth, pred, weights) -> [b], such as `balanced_accuracy`
     truth, # n labels
@@ -231,17 +230,6 @@ def paired_bootstrap(
     groups = np.arange(len(truth)) if groups is None else groups
     return cluster_bootstrap(
         lambda w: metric(truth, a, w) - metric(truth, b, w), groups, rng, **kw)
-
-def balanced_accuracy_interval(
-    truth, # n labels
-    pred, # n labels
-    groups, # n names of clusters
-    rng: np.random.Generator,
-    **kw, # method, n_resamples, level
-) -> Interval:
-    "Balanced accuracy with its cluster-bootstrap interval"
-    return cluster_bootstrap(
-        lambda w: balanced_accuracy(truth, pred, w), groups, rng, **kw)
 
 # %% ../nbs/01_stats.ipynb #b86d70a7
 def hierarchical_draws(
@@ -297,6 +285,46 @@ def hierarchical_bootstrap(
     "Interval of the mean over seeds; same cluster name = same cluster in every seed"
     each, boot, G, n = hierarchical_draws(parts, rng, n_resamples)
     return hierarchical_interval(each, boot, G, n, rng, level)
+
+# %% ../nbs/01_stats.ipynb #d4e51f5c
+def _recall(label, parts, rng, n_resamples, level):
+    "Interval of one label's recall over all seeds, never tighter than Wilson's"
+    own = [((p == label)[t == label], g[t == label]) for t, p, g in parts]
+    own = [((lambda w, h=h: mean(h, w)), g) for h, g in own if len(h)]
+    G = len({*np.concatenate([g for _, g in own]).tolist()})
+    if G > 1: i = hierarchical_bootstrap(own, rng, n_resamples, level)
+    else:
+        r = float(np.mean([_one(stat, len(g)) for stat, g in own]))
+        i = Interval(r, r, r, 1, level=level)
+    return widen_share(i, G)
+
+def widen_balanced(
+    i: Interval, # bootstrap interval of a balanced accuracy
+    parts: list, # one (truth, pred, groups) per seed
+    rng: np.random.Generator,
+    n_resamples: int = 1000,
+) -> Interval:
+    "Never tighter than the recalls of the single labels allow"
+    parts = [tuple(map(np.asarray, p)) for p in parts]
+    shares = [_recall(v, parts, rng, n_resamples, i.level)
+              for v in np.unique(np.concatenate([t for t, _, _ in parts]))]
+    reach = [(r.estimate - r.low, r.high - r.estimate) for r in shares]
+    down, up = np.sqrt(np.square(reach).sum(0))/len(reach)
+    return replace(i, low=max(0., min(i.low, float(i.estimate - down))),
+                   high=min(1., max(i.high, float(i.estimate + up))))
+
+# %% ../nbs/01_stats.ipynb #c716807d
+def balanced_accuracy_interval(
+    truth, # n labels
+    pred, # n labels
+    groups, # n names of clusters
+    rng: np.random.Generator,
+    **kw, # method, n_resamples, level
+) -> Interval:
+    "Balanced accuracy with its cluster-bootstrap interval, widened where it must be"
+    i = cluster_bootstrap(
+        lambda w: balanced_accuracy(truth, pred, w), groups, rng, **kw)
+    return widen_balanced(i, [(truth, pred, groups)], rng)
 
 # %% ../nbs/01_stats.ipynb #b5a0e5ab
 @dataclass(frozen=True)

@@ -165,3 +165,14 @@ def test_bootstrap_is_scipys():
     a = stats.bootstrap(x, RNG(1), np.median, "percentile", 999)
     b = sps.bootstrap((x,), np.median, method="percentile", n_resamples=999, batch=100, rng=RNG(1)).confidence_interval
     assert (a.low, a.high) == (b.low, b.high)
+
+
+def test_balanced_accuracy_with_few_of_one_label_covers():
+    """About 30 rows of one label at recall .97: often all are right, and a bare bootstrap sees no doubt there."""
+    rng, bare, ours, N = RNG(14), 0, 0, 150
+    for _ in range(N):
+        y = rng.random(300) >= .1
+        p, g = y ^ (rng.random(300) > .97), np.arange(300)
+        bare += .97 < stats.cluster_bootstrap(lambda w: stats.balanced_accuracy(y, p, w), g, rng, n_resamples=200).low
+        ours += .97 < stats.balanced_accuracy_interval(y, p, g, rng, n_resamples=200).low
+    assert bare / N > .15 and stats.wilson(ours, N).low < .025
