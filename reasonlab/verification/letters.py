@@ -42,15 +42,14 @@ def _row(question):
         said = re.findall(r"\b[A-Z][\w'-]*", max(run, key=len, default=''))
     return _Row(said, _PLACE[m[1].lower()]) if len(said) > 1 else None
 
-# %% ../../nbs/50f_letters.ipynb #1b02820b
+# %% ../../nbs/50f_letters.ipynb #965307eb
 _IS = r'''(?![\w'-])"? *(?:is|:|=|→|-) *(?:the letter )?["']?(\w)\b(?!\w)'''
 _OF = re.compile(rf'''(?:\b({_WHICH}) letter|,|,? and) (?:of|in|from) '''
                  rf'''(?:the )?(?:\w+ ){{0,2}}?'''
                  rf'''"?([\w'-]{{1,40}}(?-i:(?: [A-Z][\w'-]{{0,40}}){{0,9}}))'''
                  rf'''{_IS}''', re.I)
 _OWN = re.compile(rf'''"?\b([A-Z][\w-]{{0,40}})(?:"?'s|"? has)(?: the| as its| as)? '''
-                  rf'''({_WHICH}) letter *(?:is|:|=|→)? *["']?(\w)\b(?!\w)''',
-                  re.I)
+                  rf'''({_WHICH}) letter *(?:is|:|=|→)? *["']?(\w)\b(?!\w)''', re.I)
 _ITS = re.compile(r'''"?\b([A-Z][\w'-]{0,40}?)(?:"|'s)? *(?:→|:|=|ends? (?:with|in)|'''
                   r'''starts with|begins with|gives|with(?! \w \w)|-) *'''
                   r'''(?:the letter )?'''
@@ -68,8 +67,8 @@ def _letters(clause, row):
     out += [(m[1], place(m[2]), m[3]) for m in _OWN.finditer(clause)]
     if not out: out = [(m[1], row.index, m[2]) for m in _ITS.finditer(clause)
                        if m[1] in row.words]
-    listed = _LIST.search(clause)
-    said = re.findall(r'\b[^\W_]\b', listed[1]) if listed and not out else []
+    listed = None if out else _LIST.search(clause)
+    said = re.findall(r'\b[^\W_]\b', listed[1]) if listed else []
     if len(said) == len(row.words) and not row.done:
         out = [(w, row.index, c) for w, c in zip(row.words, said)]
     return out
