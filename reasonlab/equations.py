@@ -7,11 +7,11 @@ Docs: https://reasonlab.github.io/reasonlab/equations.html.md"""
 # %% auto #0
 __all__ = ['Equation', 'equations']
 
-# %% ../nbs/05b_equations.ipynb #0a529381
+# %% ../nbs/05b_equations.ipynb #c4a4c356
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from .expressions import BREAKS, FUNCTIONS, Token, is_mixed, tokens, unit_of
+from .expressions import BREAKS, FUNCTIONS, Token, is_mixed, tokens
 
 # %% ../nbs/05b_equations.ipynb #7bc046e4
 @dataclass(frozen=True, slots=True)
@@ -77,14 +77,14 @@ def _left(toks, i):
     if depth or all(t.kind == 'cur' for t in toks[j+1:i]): return None
     return j + 1
 
-# %% ../nbs/05b_equations.ipynb #c7f55672
+# %% ../nbs/05b_equations.ipynb #ec084698
 def _word_left(toks, j, r, depth):
     "A word on the left: None = symbolic, -1 = it ends the side, else go on there"
     t = toks[j]
     if r not in _OPERAND:
         n = _unit_before(toks, j)
         return None if n is None else n + 1
-    if t.text in FUNCTIONS: return None
+    if t.text in FUNCTIONS or t.text.endswith('mod'): return None
     if t.text == 'of' and j and toks[j-1].kind in ('pct', 'num'): return j
     return None if depth else -1
 

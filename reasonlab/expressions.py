@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-# %% ../nbs/05a_expressions.ipynb #06df0556
+# %% ../nbs/05a_expressions.ipynb #cfeae743
 _OPS = {s: c for c, row in {
     '*': '× ⋅ · ∙ ∗ • \\times \\cdot \\ast times', '-': '− – — minus',
     '/': '÷ ⁄ \\div', '+': 'plus', '**': '^ **'}.items() for s in row.split()}
 _OPS |= {'divided by': '/', 'multiplied by': '*'}
 _RELS = {s: c for c, row in {
-    '=': '== equals', '~': '≈ ≅ ≃ ~= \\approx \\simeq \\cong', '!=': '≠ \\neq \\ne',
+    '=': '== equals', '!=': '≠ \\neq \\ne',
+    '~': '≈ ≅ ≃ ~= \\approx \\simeq \\cong',
     '<=': '≤ \\le \\leq', '>=': '≥ \\ge \\geq', 'mod': '≡ \\equiv',
     '<': '\\lt', '>': '\\gt'}.items() for s in row.split()}
 _HALVES = dict(zip('½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞', (
@@ -155,15 +156,15 @@ class Value:
     percent: bool = False   # a `%` was read as /100
     doubts: frozenset = frozenset() # why another reading is possible
 
-# %% ../nbs/05a_expressions.ipynb #45c00ae1
+# %% ../nbs/05a_expressions.ipynb #25d1a3d0
 class _No(Exception):
     "Not an arithmetic expression"
 
 _CALLS = {s: c for c, row in dict(
     sqrt='√ sqrt \\sqrt', frac='\\frac \\dfrac \\tfrac',
     binomial='\\binom \\dbinom \\tbinom').items() for s in row.split()}
-BREAKS = frozenset('''is are was were and or so then if when than has have had equals the
- that which who there it he she they we you i but because since as be will would can
+BREAKS = frozenset('''is are was were and or so then if when than has have had equals
+ the that which who there it he she they we you i but because since as be will would can
  could must to by with from let thus therefore hence where in for at on'''.split())
 FUNCTIONS = frozenset('''log ln sin cos tan lcm gcd max min exp mod floor ceil abs lim
  sum det'''.split())
@@ -423,7 +424,14 @@ def _eval(node):
         return sympy.pi
     raise _No(f'no {type(node).__name__} in arithmetic')
 
-# %% ../nbs/05a_expressions.ipynb #b2f43d6d
+# %% ../nbs/05a_expressions.ipynb #09d2d8e1
+_LONG = re.compile(r'\d*\.\d{12,}|\d{5,}\.\d+')
+
+def _as_ratio(m):
+    "0.3333333333333333 -> (3333333333333333/10**16), exact"
+    whole, _, rest = m[0].partition('.')
+    return f"({(whole + rest).lstrip('0') or 0}/10**{len(rest)})"
+
 @lru_cache(maxsize=50_000)
 def number_of(
     text: str, # canonical ASCII
@@ -434,10 +442,7 @@ def number_of(
         depth += (c == '(') - (c == ')'); deepest = max(deepest, depth)
     if len(text) > 2000 or deepest > 60 or sum(map(text.count, '+-*/')) > 500:
         return Unparseable('too long')
-    if any(len(n.replace('.', '').lstrip('0')) > 15
-           for n in re.findall(r'\d+\.\d+', text)):
-        return Unparseable('too many digits')
-    try: return _eval(ast.parse(text.strip(), mode='eval').body)
+    try: return _eval(ast.parse(_LONG.sub(_as_ratio, text.strip()), mode='eval').body)
     except _No as e: return Unparseable(str(e))
     except (SyntaxError, ValueError, RecursionError, MemoryError,
             ArithmeticError, TypeError, AttributeError) as e:

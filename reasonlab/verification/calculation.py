@@ -1,4 +1,4 @@
-"""Every equation in a chain, recomputed exactly; a refutation is a sum that anybody can redo
+"""Every equation in a chain, recomputed exactly; each refutation is a sum to redo
 
 Docs: https://reasonlab.github.io/reasonlab/calculation.html.md"""
 
@@ -7,9 +7,8 @@ Docs: https://reasonlab.github.io/reasonlab/calculation.html.md"""
 # %% auto #0
 __all__ = ['judge', 'CalculationChecker']
 
-# %% ../../nbs/50a_calculation.ipynb #65d4583c
+# %% ../../nbs/50a_calculation.ipynb #54c2321d
 import re
-from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from ..equations import Equation, equations
@@ -17,7 +16,7 @@ from ..expressions import (Value, evaluate, number_of, tokens, unit_of,
                                    unit_sizes)
 from .steps import Check
 
-# %% ../../nbs/50a_calculation.ipynb #34d2b030
+# %% ../../nbs/50a_calculation.ipynb #d5ad177e
 def _near(a, b, tol):
     "Is |a - b| <= tol, exactly where both are rational?"
     if isinstance(a, Fraction) and isinstance(b, Fraction): return abs(a - b) <= tol
@@ -33,11 +32,12 @@ def _tolerance(a, b):
 
 def _cut_off(a, b, decimals):
     "Is b = a with the further decimals dropped (0.66 for 2/3)?"
-    if not (isinstance(a, Fraction) and isinstance(b, Fraction)) or a * b <= 0: return False
+    if not (isinstance(a, Fraction) and isinstance(b, Fraction)): return False
+    if a * b <= 0: return False
     more = (a * 10**(decimals + 2)).denominator > 1
     return more and 0 <= abs(a) - abs(b) < Fraction(1, 10**decimals)
 
-# %% ../../nbs/50a_calculation.ipynb #25f7c758
+# %% ../../nbs/50a_calculation.ipynb #775d2ebd
 _PERCENT = re.compile(r'\((\d[\d.]*)/100\)')
 _SECOND = re.compile(r'/(\d+)/(\d+)')
 
@@ -59,8 +59,7 @@ def _readings(e, a, b, names):
 def _holds(e, a, b, names):
     "Does the relation hold in any fair reading?"
     if e.relation in ('=', '~'):
-        return any(bool(x is not None) and _equal(*r) for r in
-                   _readings(e, a, b, names) for x in r[:1])
+        return any(_equal(*r) for r in _readings(e, a, b, names))
     d = a.number - b.number if type(a.number) is type(b.number) else \
         float(a.number) - float(b.number)
     return bool({'!=': d != 0, '<': d < 0, '>': d > 0, '<=': d <= 0,
@@ -72,7 +71,7 @@ def _equal(x, y, tol, decimals):
     if getattr(x, 'reason', None) or getattr(y, 'reason', None): return False
     return _near(x, y, tol) or bool(decimals) and _cut_off(x, y, decimals)
 
-# %% ../../nbs/50a_calculation.ipynb #b3a45710
+# %% ../../nbs/50a_calculation.ipynb #87407f41
 def _sizes(v):
     "Dimension -> sizes of the units of a value, after cancelling `hours` with `/hour`"
     out, units = {}, [(unit_of(w.lstrip('/')), w[0] == '/') for w in v.units]
@@ -97,7 +96,8 @@ def _silent_unit(a, b):
     d, = dims
     sizes = {1, 100} if d == 'money' else unit_sizes(d)
     if d == 'time': sizes |= {1, 24 * 30, 24 * 365}
-    return any(a.number / b.number == Fraction(s, u) for s in sizes for u in sizes - {s})
+    q = a.number / b.number
+    return any(q == Fraction(s, u) for s in sizes for u in sizes - {s})
 
 # %% ../../nbs/50a_calculation.ipynb #906049ec
 def _slack(v):
@@ -118,9 +118,10 @@ def _rough(e, a, b):
         return 'rounding'
     return ''
 
-# %% ../../nbs/50a_calculation.ipynb #33aa7dfb
+# %% ../../nbs/50a_calculation.ipynb #92be2330
 _MILD = {'hedge', 'rounding', 'scale', 'mark'} # doubts that concern only some failures
-_SCALES = {Fraction(n)**s for n in (2, 4, 12, 100, 10**3, 10**6, 10**9) for s in (1, -1)}
+_SCALES = {Fraction(n)**s for n in (2, 4, 12, 100, 10**3, 10**6, 10**9)
+           for s in (1, -1)}
 
 def _doubtful(e, a, b):
     "Why a failed equation is not held against the step; '' when it is"
@@ -130,7 +131,8 @@ def _doubtful(e, a, b):
     if e.relation not in ('=', '~'): return 'nothing is computed' if bare else ''
     if not (isinstance(x, Fraction) and isinstance(y, Fraction)):
         return 'a rounded root' if _near(x, y, Fraction(1, 100)) else ''
-    if e.first and not a.operators and 'mark' not in e.doubts: return 'nothing is computed'
+    if e.first and not a.operators and 'mark' not in e.doubts:
+        return 'nothing is computed'
     if bare and a.units and b.units and a.units != b.units: return 'units'
     if _mixed_units(a, b) or _silent_unit(a, b): return 'units'
     if 'scale' in e.doubts and x and y and x / y in _SCALES: return 'units'
@@ -138,10 +140,11 @@ def _doubtful(e, a, b):
     if abs(x - y) <= _slack(a) + _slack(b): return 'rounded operands'
     return _rough(e, a, b)
 
-# %% ../../nbs/50a_calculation.ipynb #c5e97406
+# %% ../../nbs/50a_calculation.ipynb #7b788a67
 def _measured(e, a, b):
     "Both sides in the smallest unit, where every number has a unit of one dimension"
-    if e.relation not in ('=', '~') or e.doubts - _MILD or a.doubts or b.doubts: return None
+    if e.relation not in ('=', '~') or e.doubts - _MILD | a.doubts | b.doubts:
+        return None
     for v in (a, b):
         if not re.fullmatch(r'[\d.()+-]+', v.text): return None
         if len(v.units) != len(re.findall(r'[\d.]+', v.text)): return None
@@ -153,14 +156,15 @@ def _measured(e, a, b):
 def _congruence(e, a, b):
     "`17 mod 5 = 2` and `17 ≡ 2 (mod 5)`"
     n, whole = e.modulus, all(getattr(v.number, 'denominator', 0) == 1 for v in (a, b))
-    if not whole or e.doubts - _MILD or a.doubts or b.doubts or e.relation not in ('=', 'mod'):
+    doubts = e.doubts - _MILD | a.doubts | b.doubts
+    if not whole or doubts or e.relation not in ('=', 'mod'):
         return 'unchecked', 'another reading', None
     r, s = a.number % n, b.number % n
     if r == (s if e.relation == 'mod' else b.number):
         return 'supported', f'{a.text} leaves {r} on division by {n}', None
     right = b.text if e.relation == '=' else f'({b.text})-{n}*({b.number // n})'
-    cert = dict(type='arithmetic', left=f'({a.text})-{n}*({a.number // n})', relation='=',
-                right=right, decimals=None)
+    left = f'({a.text})-{n}*({a.number // n})'
+    cert = dict(type='arithmetic', left=left, relation='=', right=right, decimals=None)
     return 'refuted', f'{e.left.strip()} leaves {r} on division by {n}, not {s}', cert
 
 # %% ../../nbs/50a_calculation.ipynb #75b57723
@@ -206,14 +210,15 @@ def judge(
     if doubt: return 'unchecked', doubt, None
     return 'refuted', _why(e, a, b, measured), _certificate(e, a, b)
 
-# %% ../../nbs/50a_calculation.ipynb #4a8d1a98
+# %% ../../nbs/50a_calculation.ipynb #b810b540
 def _marks(text):
     "Checks of the marks `<<48/2=24>>24`: verdict, why, certificate, span"
     toks = tokens(text)
     for t, after, sign in zip(toks, [*toks[1:], None], [*toks[2:], None, None]):
         sides = t.text[2:-2].split('=') if t.kind == 'mark' else ()
         if len(sides) != 2: continue
-        e = Equation(*(sides[0], '=', sides[1]), t.start, t.end, doubts=frozenset({'mark'}))
+        e = Equation(sides[0], '=', sides[1], t.start, t.end,
+                     doubts=frozenset({'mark'}))
         yield *judge(e), (t.start, t.end)
         if after and after.kind == 'num' and not after.space:
             if not (sign and sign.kind == 'pct'): yield from _behind(e, after)
@@ -221,8 +226,9 @@ def _marks(text):
 def _behind(e, after):
     "At most one refutation: the number behind a mark is not its result"
     a, r, b = map(evaluate, (e.left, e.right, after.text))
-    if not (isinstance(a, Value) and isinstance(r, Value)) or b.number == r.number: return
-    if b.doubts or _near(a.number, b.number, _tolerance(a, b)[0]): return
+    if not (isinstance(a, Value) and isinstance(r, Value)): return
+    if b.number == r.number or b.doubts: return
+    if _near(a.number, b.number, _tolerance(a, b)[0]): return
     if r.number and b.number and b.number / r.number in (100, Fraction(1, 100)): return
     why = f'the mark gives {_show(r.number)}, the text {_show(b.number)}'
     cert = dict(type='arithmetic', left=r.text, relation='=', right=b.text,
