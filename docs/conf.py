@@ -8,6 +8,7 @@ exclude_patterns = ["_build"]
 
 nb_execution_mode = "off"  # the notebooks were executed by the tests; the site shows what they stored
 nb_merge_streams = True
+nb_render_markdown_format = "gfm"  # tables, where a cell displays markdown
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # a lifted signature starts below its section
