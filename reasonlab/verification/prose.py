@@ -281,7 +281,7 @@ def _units(text, lines):
     return [replace(r, role=None) if r.role == 'open' else r
             for r in out if legible(text[r.start:r.end])]
 
-# %% ../../nbs/50_prose.ipynb #645a70aa
+# %% ../../nbs/50_prose.ipynb #5af3ec73
 STEP = re.compile(r'''(?mx)
     (?: ^[ \t>]*+ (?:\#{1,6}[ \t]++|[-*+•][ \t]++)? | (?<=[.;:!?][ ]) )
     [*_]{0,3} (?:Step|STEP|step)[ \t]*+ \#?(\d{1,4}) [*_]{0,3} [ \t]*+
@@ -298,7 +298,7 @@ def _counted(lines):
     for l in items:
         n = int(l.label)
         again = n == 1 and want and want > 2
-        if not (plain or again or n == want or want is None): continue
+        if not (plain or again or n == want or (want is None and n < 100)): continue
         plain, want = plain or bool(again), n + 1
         out.append(l)
     if len(out) < 2 and not (out and out[0].label in '01'): return []
@@ -331,11 +331,11 @@ def _tail(text, lines):
         gap = l.kind in ('blank', 'rule')
     return len(lines)
 
-# %% ../../nbs/50_prose.ipynb #021216b7
+# %% ../../nbs/50_prose.ipynb #3ed8ac87
 def _marked(text, lines, marks):
     "Units of a chain with numbered steps"
     ends, at = [*(m[0] for m in marks[1:]), len(text)], [l.start for l in lines]
-    out = _units(text, lines[:bisect_left(at, marks[0][0])])
+    out = _units(text, _lines(text[:marks[0][0]])) # a mark may stand inside a line
     for (_, a, label), b in zip(marks, ends):
         own = lines[bisect_right(at, a):bisect_left(at, b)]
         tail = _tail(text, own) if b == len(text) else len(own)
@@ -375,7 +375,16 @@ def _parted(text, r):
     if len(parts) < 2 or not _CLOSING.match(text, parts[-1].start): return [r]
     return [replace(r, end=parts[-2].end), parts[-1]]
 
-# %% ../../nbs/50_prose.ipynb #3a9584e8
+# %% ../../nbs/50_prose.ipynb #a49ec17f
+def _signed(text, lines):
+    "A lone bullet before a number is a minus sign"
+    items = [l for l in lines if l.kind == 'item']
+    if len(items) != 1 or items[0].label or not text[items[0].body:][:1].isdigit():
+        return lines
+    return [replace(l, kind='plain', body=l.start) if l is items[0] else l
+            for l in lines]
+
+# %% ../../nbs/50_prose.ipynb #942cd89e
 def closes_chain(
     text: str, r: Raw,
 ) -> bool:
@@ -386,7 +395,7 @@ def read_prose(
     text: str,
 ) -> tuple[list[Raw], str]: # and 'numbered', 'bullets' or 'prose'
     "The steps of a text that follows no format"
-    lines = _lines(text)
+    lines = _signed(text, _lines(text))
     marks = _marks(text, lines)
     raws = _marked(text, lines, marks) if marks else _units(text, lines)
     prose = not marks and all(l.kind != 'item' for l in lines)
