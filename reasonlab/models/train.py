@@ -7,11 +7,12 @@ Docs: https://reasonlab.github.io/reasonlab/train.html.md"""
 # %% auto #0
 __all__ = ['Sampler', 'random_state', 'set_random_state', 'save_checkpoint', 'load_checkpoint', 'TrainConfig', 'rate_at', 'train']
 
-# %% ../../nbs/22_train.ipynb #5076d494
-import json, os, random
+# %% ../../nbs/22_train.ipynb #411051ae
+import json, random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
+from ..runs import write_atomic
 
 # %% ../../nbs/22_train.ipynb #11ade4b2
 class Sampler:
@@ -65,7 +66,7 @@ def set_random_state(tensors: dict, state: dict):
     name, keys, *rest = state['numpy']
     np.random.set_state((name, np.array(keys, 'uint32'), *rest))
 
-# %% ../../nbs/22_train.ipynb #b8af2d76
+# %% ../../nbs/22_train.ipynb #91e41aa5
 def _optimizer_parts(opt):
     "An AdamW state as (tensors, JSON)"
     d = opt.state_dict()
@@ -81,18 +82,7 @@ def _join_optimizer(tensors, groups):
             state.setdefault(int(i), {})[k] = v
     return dict(state=state, param_groups=groups)
 
-def _write_whole(path, blob):
-    "Write bytes so that `path` is never half written"
-    tmp = path.with_name(path.name + '.tmp')
-    with open(tmp, 'wb') as f:
-        f.write(blob)
-        f.flush(); os.fsync(f.fileno())
-    os.replace(tmp, path)
-    if os.name == 'posix':
-        fd = os.open(path.parent, os.O_RDONLY)
-        os.fsync(fd); os.close(fd)
-
-# %% ../../nbs/22_train.ipynb #7cdf1660
+# %% ../../nbs/22_train.ipynb #e603b6be
 def save_checkpoint(
     path: str | Path, # one file, replaced as a whole
     model, opt, sampler: Sampler,
@@ -109,7 +99,7 @@ def save_checkpoint(
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     meta = dict(step=step, key=key, log=log, groups=groups, rng=rng,
                 sampler=sampler.state(), training=model.training)
-    _write_whole(Path(path), save(tensors, {'state': json.dumps(meta)}))
+    write_atomic(path, save(tensors, {'state': json.dumps(meta)}))
 
 # %% ../../nbs/22_train.ipynb #12cec8e5
 def load_checkpoint(path: str | Path, model, opt, sampler: Sampler, key: dict):

@@ -111,7 +111,7 @@ def vote_table(
         rows.append({n: round(float(v), 4) for n, v in row.items()})
     return rows
 
-# %% ../../nbs/51b_filtered_vote.ipynb #8946cedd
+# %% ../../nbs/51b_filtered_vote.ipynb #06a1f0ff
 def simulate_votes(
     rng: np.random.Generator,
     right: np.ndarray, # for each problem the chance that a chain is right
@@ -122,13 +122,13 @@ def simulate_votes(
     n, m = len(right), len(WRONG) + 1
     wrong = 1 + rng.choice(m - 1, (n, k), p=WRONG)
     if chains is None: chains = np.where(rng.random((n, k)) < right[:, None], 0, wrong)
-    shared = rng.random((n, m)) < rho                  # is the fate of an answer shared?
+    shared = rng.random((n, m)) < rho        # is the fate of an answer shared?
     fate = np.take_along_axis(rng.random((n, m)) < fpr, chains, 1)
     own = rng.random((n, k)) < fpr
     passed = np.where(np.take_along_axis(shared, chains, 1), fate, own)
     passed = np.where(chains == 0, rng.random((n, k)) < tpr, passed)
-    passed |= ~passed.any(1)[:, None]                  # fallback: nobody left, all count
-    lot = rng.random((n, m))                           # breaks ties
+    passed |= ~passed.any(1)[:, None]        # fallback: nobody left, all count
+    lot = rng.random((n, m))                 # breaks ties
     def vote(counts): return (counts + lot).argmax(1) == 0
     one = chains[..., None] == np.arange(m)
     return chains, vote(one.sum(1)), vote((one & passed[..., None]).sum(1))
