@@ -7,11 +7,11 @@ Docs: https://reasonlab.github.io/reasonlab/logic.html.md"""
 # %% auto #0
 __all__ = ['RELATIONS', 'SOLVERS', 'holds', 'normal', 'ref_models', 'Arrangement', 'possible']
 
-# %% ../nbs/05_logic.ipynb #893c9448
+# %% ../nbs/05_logic.ipynb #ee51d8a3
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import islice, permutations
+from itertools import permutations
 
 # %% ../nbs/05_logic.ipynb #baa27995
 RELATIONS = {

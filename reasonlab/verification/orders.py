@@ -116,10 +116,10 @@ def to_sort(
     fine = all(re.fullmatch(r"[^\W\d_]\S*(?: \S+){0,2}", w) for w in words)
     return tuple(w.casefold() for w in words) if fine and len(words) > 1 else ()
 
-# %% ../../nbs/50e_orders.ipynb #c756bbf1
+# %% ../../nbs/50e_orders.ipynb #dbf55666
 NTH = ('first second third fourth fifth sixth seventh eighth ninth tenth eleventh '
         'twelfth thirteenth fourteenth fifteenth').split()
-_LETTER = re.compile(r'"([^"\n]{1,60})"\s*:\s*"([^"\n]*)"\s*(?:\((\d{1,3})\))?')
+_LETTER = re.compile(r'"([^"\n]{1,60})"\s*:\s*"([^"\n]?)"\s*(?:\((\d{1,3})\))?')
 _SAID = re.compile(rf'({"|".join(NTH)}) letter of "?([^"\n]+?)"? is "?(\w)\b"?', re.I)
 
 @dataclass(frozen=True)

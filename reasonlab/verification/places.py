@@ -148,10 +148,12 @@ def _relation(m, names):
     if _NOT.search(mid): found = [('not', c) for c in found] if len(found) == 1 else []
     yield from found
 
-# %% ../../nbs/50h_places.ipynb #cc3de7ae
+# %% ../../nbs/50h_places.ipynb #2f2c9e88
 def _at(m, names, base, subject):
     "Constraints said by `A is third`, `A is third or lower`"
-    n, k = len(names), _place(m, len(names), base)
+    # runners are counted from the front, whichever way a listing runs
+    raced = re.search(r'\b(?:finish|came|come|placed)', m['mid'])
+    n, k = len(names), _place(m, len(names), 0 if raced else base)
     for a in named(m['who'], names) or ([subject] if subject else []):
         c = 'at', a, k
         if m['tail']: c = 'in', a, tuple(range(1, k+1) if m['up'] else range(k, n+1))
@@ -261,7 +263,7 @@ def sentences(
     "Cut at full stops, semicolons and line ends"
     return [(m.start(), m[0]) for m in re.finditer(r'[^.;!?\n]+[.;!?\n]?', text)]
 
-# %% ../../nbs/50h_places.ipynb #e5769477
+# %% ../../nbs/50h_places.ipynb #860bdabe
 def _facts(body, names):
     "The facts of a question; None when a sentence about objects is not understood"
     out, n = [], len(names)
@@ -282,11 +284,11 @@ def _options(text, choices, names):
 
 def _end(text):
     "The word for the end that places count from, as the text would call it"
-    words = set(re.findall(r'[a-z]+', text.lower()))
+    words = set(re.findall(r'[a-z]+', re.sub(r'[^.?!\n]*\?', '', text.lower())))
     return next((line.split()[0] for line in SCALES.strip().splitlines()
                  if words & {*line.split()}), 'front')
 
-# %% ../../nbs/50h_places.ipynb #ecae3960
+# %% ../../nbs/50h_places.ipynb #64493d9d
 @lru_cache(256)
 def puzzle(
     question: str,
@@ -295,7 +297,8 @@ def puzzle(
     "Read the question"
     names = _listed(question)
     if not names: return None
-    body, _, rest = re.split(r'(\n\W*Options|\n\W*Choices|\Z)', question, 1)[:3]
+    cut = r'(\n\W*Options|\n\W*Choices|\Z)'
+    body, _, rest = re.split(cut, question, maxsplit=1)
     facts = _facts(body, names)
     if not facts or len(facts) < 2: return None
     found = Puzzle(names, facts, _options(rest, choices, names), _end(body))

@@ -47,14 +47,15 @@ def _no(o, why, relation, **fields):
               if isinstance(v, (list, tuple)) else v for k, v in fields.items()}
     return o.start, o.end, why, {'type': 'order', 'relation': relation, **listed}
 
-# %% ../../nbs/50j_sorting.ipynb #f7193764
+# %% ../../nbs/50j_sorting.ipynb #2c9edaf8
 def _letter_faults(c):
     "What is wrong with one letter claim"
     right = c.word[c.place:c.place + 1]
-    if c.letter not in letter_at(c.word, c.place):
-        why = (f'the {NTH[c.place]} letter of "{c.word}" is "{right}", '
-               f'not "{c.letter}"' if right else
-               f'"{c.word}" has no {NTH[c.place]} letter')
+    if c.letter not in letter_at(c.word, c.place) and not right:
+        yield _no(c, f'"{c.word}" has no {NTH[c.place]} letter', 'listing',
+                  words=list(c.word), stated=[*c.word, c.letter])
+    elif c.letter not in letter_at(c.word, c.place):
+        why = f'the {NTH[c.place]} letter of "{c.word}" is "{right}", not "{c.letter}"'
         yield c.start, c.end, why, {'type': 'letter', 'word': c.word,
                                     'index': c.place, 'stated': c.letter}
     elif c.number is not None and 'a' <= c.letter <= 'z' and len(c.letter) == 1:
@@ -157,14 +158,15 @@ def _on_final(state, o):
                        'sorted', words=state.words, stated=o.words))
     yield from bad or [(o.start, o.end, 'the words are sorted', None)]
 
-# %% ../../nbs/50j_sorting.ipynb #c7be4c09
+# %% ../../nbs/50j_sorting.ipynb #6c4566df
 _CHOOSE = re.compile(r'\b(?:sort|compare|look at|consider|order)\b[^.:]*'
                      r'\b(?:sub\w*|group|part|words)\b', re.I)
 
 def _is_part(state, o, text):
     "Is this the order of the words under the lens?"
     return bool(state.lens) and (
-        state.order is None or sorted(o.words) == sorted(state.lens)
+        state.order is None and 2*len(o.words) > len(state.lens)
+        or sorted(o.words) == sorted(state.lens)
         or re.match(r'\W*for th\w+ (?:sub|part|group)', text[o.end:]) is not None)
 
 def _on_orders(state, found, text):
