@@ -148,7 +148,7 @@ def make_judge(
             return self.head(h[:, 0])[:, 0]
     return StepJudge()
 
-# %% ../../nbs/51a_local_whole.ipynb #f4854529
+# %% ../../nbs/51a_local_whole.ipynb #44943f33
 @dataclass(frozen=True)
 class WorldScale:
     "How large the study is"
@@ -165,7 +165,7 @@ class WorldScale:
         return ArithmeticWorld(ops=self.ops, distractors=self.distractors, top=99)
 
 SIZES = dict(smoke=WorldScale(16, 10, 96, 60, 5e-3),
-             home=WorldScale(32, 120, 1500, 400, 6e-3),
+             home=WorldScale(64, 90, 1500, 300, 4e-3, 64, (2, 2), (0, 1)),
              full=WorldScale(128, 500, 10000, 800, 2e-3, 32))
 
 # %% ../../nbs/51a_local_whole.ipynb #36f4efbd
