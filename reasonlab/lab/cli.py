@@ -285,7 +285,13 @@ def data_check(name: Annotated[Optional[str], typer.Argument()] = None):
     Console(highlight=False).print(t)
     raise typer.Exit(int(any(r['status'] in ('missing', 'differs') for r in found)))
 
-# %% ../../nbs/82_cli.ipynb #17b3a017
+# %% ../../nbs/82_cli.ipynb #d6e768d8
+def _claims_table(rows):
+    t = Table('claim', 'yours', 'stored', 'intervals', 'stored verdict', box=None)
+    for r in rows:
+        t.add_row(r['claim'], r['fresh'], r['stored'], r['meets'], r['verdict'])
+    return t
+
 def _reproduce_one(slug, scale, seeds, resume, store):
     "Run one study with a bar; rows for the table, and the run folder"
     from reasonlab.claims import write_findings
@@ -299,7 +305,7 @@ def _reproduce_one(slug, scale, seeds, resume, store):
     _err().print(f'{slug}: results in {where}')
     return [dict(schema=1, slug=slug) | r for r in side_by_side(study, found)]
 
-# %% ../../nbs/82_cli.ipynb #969c372c
+# %% ../../nbs/82_cli.ipynb #4ea1ea51
 @app.command(rich_help_panel='The book')
 def reproduce(
         slugs: Annotated[Optional[list[str]], typer.Argument(metavar='[SLUG]...',
@@ -325,10 +331,7 @@ def reproduce(
             rows += _reproduce_one(slug, scale or load_settings().scale, seeds,
                                    resume, store)
     except (ValueError, RuntimeError) as e: _stop(str(e))
-    t = Table('claim', 'yours', 'stored', 'intervals', 'stored verdict', box=None)
-    for r in rows:
-        t.add_row(r['claim'], r['fresh'], r['stored'], r['meets'], r['verdict'])
-    emit(rows, t, json_)
+    emit(rows, _claims_table(rows), json_)
     if report: _scorecard_page(report)
 
 # %% ../../nbs/82_cli.ipynb #61962dc5

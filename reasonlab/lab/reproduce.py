@@ -7,11 +7,10 @@ Docs: https://reasonlab.github.io/reasonlab/reproduce.html.md"""
 # %% auto #0
 __all__ = ['study_of', 'working', 'key_of', 'run_study', 'side_by_side', 'retrain', 'bench_verify', 'generated_rows']
 
-# %% ../../nbs/82a_reproduce.ipynb #44ed6af0
-import importlib, json, platform, time
+# %% ../../nbs/82a_reproduce.ipynb #53d80f3e
+import importlib, logging, platform, time
 from pathlib import Path
-from ..claims import (NO_DATA, Study, compare, read_findings, verdict,
-                              write_findings)
+from ..claims import NO_DATA, Study, compare, read_findings, verdict
 from ..core import SCALES, papers
 from ..runs import Store, digest, run_key, source_hash
 
@@ -61,7 +60,7 @@ def run_study(
         found = study.run(scale, seeds, store, progress, **options)
     return found, where
 
-# %% ../../nbs/82a_reproduce.ipynb #6f0ed6c4
+# %% ../../nbs/82a_reproduce.ipynb #a7dc053e
 def side_by_side(
     study: Study,
     fresh: list, # findings of this run
@@ -69,8 +68,11 @@ def side_by_side(
 ) -> list[dict]: # claim, text, fresh, stored, meets, verdict (of the stored finding)
     "Each claim's fresh interval, its stored interval, and whether they meet"
     stored = read_findings(study.slug, folder)
-    def show(f): return NO_DATA if f is None or f.estimate is None else (
-        f'{f.estimate:.3f} [{f.low:.3f}, {f.high:.3f}], {len(set(f.seeds))} seeds')
+    def show(f):
+        if f is None or f.estimate is None: return NO_DATA
+        note = f' ({f.note})' if f.note else ''
+        return (f'{f.estimate:.3f} [{f.low:.3f}, {f.high:.3f}], '
+                f'{len(set(f.seeds))} seeds{note}')
     return [dict(claim=c.id, text=c.text, fresh=show(f), stored=show(stored.get(c.id)),
                  meets=compare(f, stored.get(c.id)),
                  verdict=str(verdict(c, stored.get(c.id) or f)))
@@ -114,20 +116,22 @@ def bench_verify(
         python=platform.python_version(),
         seconds={k: sorted(v)[len(v) // 2] for k, v in times.items()})
 
-# %% ../../nbs/82a_reproduce.ipynb #9009988a
+# %% ../../nbs/82a_reproduce.ipynb #34bb5d82
 def generated_rows(n, seed=0):
     "Rows (question, answer) of the arithmetic world in several styles"
-    from reasonlab.verification.steps import from_items, render
+    from reasonlab.verification.render import from_items
     from reasonlab.worlds import ArithmeticWorld
     import numpy as np
     styles = 'natural_program', 'numbered', 'gsm8k', 'paragraphs'
     items = ArithmeticWorld().items(np.random.default_rng(seed), n)
-    return [dict(id=i['id'], question=i['question'], answer=render(
-        from_items(i), styles[k % len(styles)])) for k, i in enumerate(items)]
+    return [dict(id=i['id'], question=i['question'], answer=from_items(i['question'],
+        i['premises'], i['steps'], style=styles[k % len(styles)]).answer)
+        for k, i in enumerate(items)]
 
 def _math_verify():
     "The peer: parses and compares final answers; None when it is not installed"
     try: from math_verify import parse, verify
     except ImportError: return None
+    logging.getLogger('math_verify').setLevel(logging.ERROR) # it announces its timeouts
     return lambda r: verify(parse('0', parsing_timeout=None),
         parse(r['answer'], parsing_timeout=None), timeout_seconds=None)

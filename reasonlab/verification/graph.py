@@ -73,22 +73,39 @@ def numbers(
         if value is not None: out.append((Fraction(value), *m.span()))
     return tuple(out)
 
-# %% ../../nbs/50g_graph.ipynb #af7216d9
-_COMMON = {Fraction(x) for x in (0, 1, 2, 3, 4, 7, 10, 12, 24, 30, 31, 52, 60, 90, 100,
-    180, 360, 365, 1000)} | {Fraction(1, 2), Fraction(1, 4), Fraction(1, 10)}
+# %% ../../nbs/50g_graph.ipynb #75ed0445
 _CUT = re.compile(r'[:;?!]|,(?!\d{3})|\.(?!\d)')
+_UNKNOWN = re.compile(r'\d[A-Za-z]\b|(?<![A-Za-z\\])[b-zB-HJ-Z](?![A-Za-z.])'
+                      r'|\.\.\.|dots|…')
 _COPY = re.compile(r':\s*[$€£]?[\d,.]+%?(?:\s+[A-Za-z]+){0,3}\.?\s*$')
+_KNOWN = [(re.compile(rf'\b(?:{words})', re.I), frozenset(map(Fraction, values)))
+    for words, values in [('days?|weeks?', (7, 365)), ('months?|years?', (12, 52, 365)),
+    ('hours?|minutes?|seconds?|days?', (24, 60, 3600, 30)),
+    ('dozen|inch|feet|foot', (12, 3)),
+    ('half|halv|twice|doubl|both|pair|couple|averag|mean|each|equal', (2,)),
+    ('quarter|square', (4, 2)), ('third|tripl|thrice', (3,)), ('centur|decade', (10,)),
+    ('cents?|dollars?|percent|meters?|metres?|gram|kilo|lit(?:er|re)|cm|km|ml',
+     (10, 100, 1000)), ('angle|triang|degree|circle', (2, 90, 180, 360)),
+    ('perimeter|rectang|diagonal|radius|diameter|sum|consecutive', (2, 4))]]
 
+def _common(text):
+    "Values that the words of a text bring along"
+    out = {Fraction(0), Fraction(1), Fraction(100), Fraction(1, 2)}
+    return out.union(*(v for words, v in _KNOWN if words.search(text)))
+
+# %% ../../nbs/50g_graph.ipynb #447525f3
 def _operands(text):
     "(value, start, end, values seen before in the step) of each number it uses"
     out, seen = [], set()
     for line in re.finditer(r'[^\n]+', text):
         first, equals, _ = line[0].partition('=')
         cut = max((m.end() for m in _CUT.finditer(first)), default=0)
-        if equals or _COPY.search(first):
-            if not equals: cut = first.rfind(':', 0, len(first))
-            out += [(v, line.start() + a, line.start() + b, frozenset(seen))
-                    for v, a, b in numbers(first) if a >= cut and first[a].isdigit()]
+        if (equals and not _UNKNOWN.search(line[0])) or _COPY.search(first):
+            if not equals: cut = first.rfind(':')
+            used = [n for n in numbers(first) if n[1] >= cut and first[n[1]].isdigit()]
+            count = {Fraction(len(used) - 1)} if len(used) > 2 else set()
+            out += [(v, line.start() + a, line.start() + b, frozenset(seen | count))
+                    for v, a, b in used]
         seen |= {v for v, *_ in numbers(line[0])} if equals else set()
     return out
 
@@ -97,7 +114,7 @@ def _close(v, pool):
     return bool({v, v * 100, v / 100} & pool) or any(
         abs(p - v) <= abs(v) / 200 for p in pool if p.denominator != 1)
 
-# %% ../../nbs/50g_graph.ipynb #f82312e0
+# %% ../../nbs/50g_graph.ipynb #9e5a282f
 class GroundingChecker:
     "The numbers a step uses stand in what it cites"
     kind = 'grounding'
@@ -105,11 +122,13 @@ class GroundingChecker:
     def applies(self, chain): return any(written(s) for s in chain.steps)
 
     def check(self, step, chain):
-        if not written(step): return []
+        if not written(step) or step.role == 'final': return []
         cited = [s.text for s in chain.cited(step)]
+        cited += [p.text for p in chain.premises if p.origin == 'question']
         pool = {v for t in cited for v, *_ in numbers(t)}
         pool |= {1 - v / 100 for v in pool} | {1 + v / 100 for v in pool}
-        used = [o for o in _operands(step.text) if o[0] not in _COMMON]
+        pool |= _common(' '.join([step.text, *cited]))
+        used = _operands(step.text)
         lost = [o for o in used if not _close(o[0], pool | o[3])]
         if not lost: return [Check('grounding', 'supported', None,
             'Every number stands in what the step cites.')] if used else []
@@ -121,7 +140,7 @@ class GroundingChecker:
 
     def check_chain(self, chain): return []
 
-# %% ../../nbs/50g_graph.ipynb #2c47483f
+# %% ../../nbs/50g_graph.ipynb #044eacbc
 def reached(
     chain, # a `Chain`
 ) -> set: # labels
@@ -133,6 +152,16 @@ def reached(
         if l not in seen: seen.add(l); todo += cites.get(l, [])
     return seen
 
+# %% ../../nbs/50g_graph.ipynb #6e2cb87c
+def _taken(step, chain):
+    "Whether a later step uses a value that this step makes"
+    parts = re.split('[=≈]', step.text)[1:]
+    made = {v for part in parts for v, *_ in numbers(part)[:1]}
+    before = {v for s in chain.before(step) for v, *_ in numbers(s.text)}
+    later = {o[0] for s in chain.steps[step.index + 1:] for o in _operands(s.text)}
+    return bool((made - before) & later)
+
+# %% ../../nbs/50g_graph.ipynb #2e2e1621
 class UseChecker:
     "Every derived step is used on the way to the final statement"
     kind = 'use'
@@ -144,6 +173,7 @@ class UseChecker:
         if not self.applies(chain) or step is chain.steps[-1]: return []
         if step.label in reached(chain):
             return [Check('use', 'supported', None, 'The final statement rests on it.')]
+        if _taken(step, chain): return []
         return [Check('use', 'refuted', (step.start, step.end),
             "Nothing on the way to the answer uses this step.",
             dict(type='unused', step=step.label, final=chain.steps[-1].label,
@@ -151,7 +181,7 @@ class UseChecker:
 
     def check_chain(self, chain): return []
 
-# %% ../../nbs/50g_graph.ipynb #5f9da62c
+# %% ../../nbs/50g_graph.ipynb #da5d04a2
 _LEAD = re.compile(r'answer|####|boxed|therefore|thus|hence|option', re.I)
 _OPTION = re.compile(r'\(?\b([A-J])\b[).:]')
 
@@ -166,6 +196,15 @@ def _derived(chain):
     return [numbers(p)[0][0] for s in chain.steps[:-1]
             for p in re.split('[=≈]', s.text)[1:] if numbers(p)]
 
+def _results(text):
+    "Values of a statement that are not merely on the left of an equation"
+    left = [m.span() for m in re.finditer(r'[^\n=≈]*[^\n=≈:;,.?!](?=[=≈][^\n=≈]*\d)',
+                                       text)]
+    return {v for v, a, b in numbers(text) if not any(x <= a < y for x, y in left)
+            } | {v for x, y in left for v, a, b in numbers(text[x:y])
+                 if _CUT.search(text[x + b:y])}
+
+# %% ../../nbs/50g_graph.ipynb #767b1de8
 def _option(step, chain, derived):
     "A chosen option whose number is not the derived one while another's is"
     m = None
@@ -181,7 +220,7 @@ def _option(step, chain, derived):
         dict(type='answer', stated=m[1], choices=list(chain.choices),
              derived=str(derived[-1])))]
 
-# %% ../../nbs/50g_graph.ipynb #60f9c8fa
+# %% ../../nbs/50g_graph.ipynb #0d89420d
 class AnswerChecker:
     "The stated answer is one the chain derived"
     kind = 'answer'
@@ -194,11 +233,13 @@ class AnswerChecker:
         if chain.choices: return _option(step, chain, derived)
         if said is None or not derived: return []
         value, a, b = said
-        rests = chain.cited(step) if written(step) else chain.before(step)
-        pool = {v for s in rests for v, *_ in numbers(s.text)}
+        cites = bool(written(step))
+        rests = chain.cited(step) if cites else chain.before(step)
+        pool = {v for s in rests for v in _results(s.text)}
+        if not cites: pool |= set(derived)
         pool |= {v for v, i, _ in numbers(step.text) if i < a and '=' in step.text[:a]}
         span = step.start + a, step.start + b
-        if _close(value, pool | set(derived)):
+        if _close(value, pool):
             return [Check('answer', 'supported', span,
                           'The steps arrive at this answer.')]
         return [Check('answer', 'refuted', span,

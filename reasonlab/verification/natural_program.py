@@ -8,7 +8,7 @@ Docs: https://reasonlab.github.io/reasonlab/natural_program.html.md"""
 __all__ = ['FEATURES', 'CLAIMS', 'STUDY', 'MAKERS', 'checkers', 'Examined', 'examine', 'features', 'probability', 'fit', 'as_row',
            'verify', 'verify_row', 'examined_rows', 'observe_flags', 'observe_first', 'observe', 'retrain']
 
-# %% ../../nbs/51_natural_program.ipynb #e1bb0ffb
+# %% ../../nbs/51_natural_program.ipynb #4a461f30
 import hashlib, importlib, json, math, sys
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
@@ -19,7 +19,9 @@ from ..core import asset, asset_root
 from ..data import DataMissing, chain_row, rows as data_rows
 from ..runs import digest, write_atomic
 from ..stats import balanced_accuracy, ece
+from .filtered_vote import VOTE_CLAIMS, observe_votes
 from .graph import FollowsChecker
+from .local_whole import WORLD_CLAIMS
 from .steps import Chain, Check, parse, verdict_of
 
 # %% ../../nbs/51_natural_program.ipynb #2f4e6fbd
@@ -111,7 +113,7 @@ def fit(
     m = LogisticRegression(C=1.).fit(np.asarray(X), np.asarray(y))
     return dict(bias=float(m.intercept_[0]), weights=[float(w) for w in m.coef_[0]])
 
-# %% ../../nbs/51_natural_program.ipynb #b629a1eb
+# %% ../../nbs/51_natural_program.ipynb #fa4a7680
 def as_row(
     e: Examined,
 ) -> dict: # the row format of the command, without schema and id
@@ -124,7 +126,7 @@ def as_row(
         coverage=round(e.coverage, 4),
         first_error=None if first is None else e.chain.steps[first].label,
         steps=steps, checks=[asdict(c) for c in e.whole],
-        unparsed=[dict(start=a, end=b) for a, b in e.chain.unparsed])
+        unparsed=[list(span) for span in e.chain.unparsed])
 
 def verify(
     question: str,
@@ -268,20 +270,22 @@ CLAIMS = (
         control='shuffled_answers', expected=.85),
 )
 
-# %% ../../nbs/51_natural_program.ipynb #21a4f62a
+# %% ../../nbs/51_natural_program.ipynb #78055e8b
 def observe(
     scale: str, # smoke leaves the real sets out
     seed: int,
 ) -> dict: # claim id -> Observation, or None where data is absent
-    "One seed of the chapter's study"
-    out = {}
+    "One seed of the chapter's study, on worlds and on real chains"
+    from reasonlab.verification.local_whole import observe_world
+    out = observe_world(scale, seed) | observe_votes(scale, seed)
     real = dict(flags=observe_flags, flags_gain=observe_flags, first=observe_first)
     for name, look in real.items():
         try: out[f'natural_program.{name}'] = None if scale == 'smoke' else look(seed)
         except DataMissing: out[f'natural_program.{name}'] = None
     return out
 
-STUDY = Study(slug='natural_program', claims=CLAIMS, observe=observe)
+STUDY = Study(slug='natural_program', claims=(*WORLD_CLAIMS, *VOTE_CLAIMS, *CLAIMS),
+              observe=observe)
 
 # %% ../../nbs/51_natural_program.ipynb #b7fe2702
 MAKERS = ('reasonlab.verification.natural_program:retrain',
