@@ -133,11 +133,12 @@ def simulate_votes(
     one = chains[..., None] == np.arange(m)
     return chains, vote(one.sum(1)), vote((one & passed[..., None]).sum(1))
 
-# %% ../../nbs/51b_filtered_vote.ipynb #a7957f79
+# %% ../../nbs/51b_filtered_vote.ipynb #0b219768
 VOTE_CLAIMS = (
     Claim(id='natural_program.filtered_vote', paper='natural_program', scope='world',
-        text='Filtering by a verifier that accepts .86 of right and .32 of wrong chains '
-             'makes plurality over ten chains right more often, by more than .05.',
+        text='Filtering by a verifier that accepts .86 of right and .32 of wrong '
+             'chains makes plurality over ten chains right more often, by more '
+             'than .05.',
         statistic='mean_gain', effect=.05, expected=.2, control='coin'),
     Claim(id='natural_program.tied_errors', paper='natural_program', scope='world',
         text='When chains with the same wrong answer pass or fail together, the same '

@@ -6,7 +6,7 @@ Docs: https://reasonlab.github.io/reasonlab/local_whole.html.md"""
 
 # %% auto #0
 __all__ = ['ARMS', 'TOKENS', 'LABELS', 'PLACES', 'SIZES', 'WORLD_CLAIMS', 'view', 'draw_step', 'tokens', 'encode', 'pack',
-           'make_judge', 'WorldScale', 'world_rows', 'shares', 'observe_world', 'run_world']
+           'make_judge', 'WorldScale', 'world_rows', 'shares', 'observations', 'observe_world', 'run_world']
 
 # %% ../../nbs/51a_local_whole.ipynb #213ef8d9
 import json, time
@@ -148,7 +148,7 @@ def make_judge(
             return self.head(h[:, 0])[:, 0]
     return StepJudge()
 
-# %% ../../nbs/51a_local_whole.ipynb #44943f33
+# %% ../../nbs/51a_local_whole.ipynb #1545b359
 @dataclass(frozen=True)
 class WorldScale:
     "How large the study is"
@@ -165,7 +165,7 @@ class WorldScale:
         return ArithmeticWorld(ops=self.ops, distractors=self.distractors, top=99)
 
 SIZES = dict(smoke=WorldScale(16, 10, 96, 60, 5e-3),
-             home=WorldScale(64, 90, 1500, 300, 4e-3, 64, (2, 2), (0, 1)),
+             home=WorldScale(64, 90, 1500, 300, 4e-3),
              full=WorldScale(128, 500, 10000, 800, 2e-3, 32))
 
 # %% ../../nbs/51a_local_whole.ipynb #36f4efbd
@@ -254,7 +254,7 @@ _VS = dict(
     random='One step is checked better beside what it cites than beside as many '
            'statements drawn at random')
 
-# %% ../../nbs/51a_local_whole.ipynb #3328a170
+# %% ../../nbs/51a_local_whole.ipynb #53f3f4de
 WORLD_CLAIMS = tuple(
     Claim(id=f'natural_program.local_{arm}', paper='natural_program', scope='world',
         text=f'{text}, by more than .03 balanced accuracy at equal labels and updates.',
@@ -263,10 +263,11 @@ WORLD_CLAIMS = tuple(
         precondition='clean_accuracy >= .7')
     for arm, text in _VS.items())
 
-def observe_world(scale: str, seed: int, folder=None) -> dict:
-    "One seed for the three claims: claim id -> Observation"
-    r, out = world_rows(scale, seed, folder), {}
-    clean = float(r['local'][r['y']].mean())
+def observations(
+    r: dict, # as `world_rows` gives them
+) -> dict: # claim id -> Observation
+    "What one seed says of the three claims"
+    out, clean = {}, float(r['local'][r['y']].mean())
     for c in WORLD_CLAIMS:
         rows = dict(y=r['y'], pred=r['local'], base=r[c.id.split('_')[-1]],
             control=r['sham'], floor_majority=r['majority'], floor_length=r['length'],
@@ -274,12 +275,16 @@ def observe_world(scale: str, seed: int, folder=None) -> dict:
         out[c.id] = Observation(rows, dict(clean_accuracy=clean))
     return out
 
-# %% ../../nbs/51a_local_whole.ipynb #52ff018c
+def observe_world(scale: str, seed: int) -> dict:
+    "One seed of the study: claim id -> Observation"
+    return observations(world_rows(scale, seed))
+
+# %% ../../nbs/51a_local_whole.ipynb #d582693e
 def run_world(
     scale: str,
     seeds, # which
     out: str | Path, # folder: one JSON file for each seed, and checkpoints
-) -> dict: # seed -> rows
+) -> dict: # seed -> what `observations` gives
     "Many seeds, each kept when it is done"
     out, seen = Path(out), {}
     for seed in seeds:
@@ -291,5 +296,5 @@ def run_world(
             write_atomic(path, json.dumps(table) + '\n')
             print(scale, seed, f'{time.perf_counter() - start:.0f} s', flush=True)
         rows = json.loads(path.read_text(encoding='utf-8'))['rows']
-        seen[seed] = {k: np.array(v) for k, v in rows.items()}
+        seen[seed] = observations({k: np.array(v) for k, v in rows.items()})
     return seen
