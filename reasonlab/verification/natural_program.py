@@ -287,9 +287,10 @@ def observe(
 STUDY = Study(slug='natural_program', claims=(*WORLD_CLAIMS, *VOTE_CLAIMS, *CLAIMS),
               observe=observe)
 
-# %% ../../nbs/51_natural_program.ipynb #b7fe2702
+# %% ../../nbs/51_natural_program.ipynb #2b02949d
 MAKERS = ('reasonlab.verification.natural_program:retrain',
-          'reasonlab.verification.disputed:write_disputed')
+          'reasonlab.verification.disputed:write_disputed',
+          'reasonlab.verification.human_chains:write_human_chains')
 
 def retrain(
     folder=None, # another folder than the shipped one
