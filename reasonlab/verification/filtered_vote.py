@@ -133,7 +133,7 @@ def simulate_votes(
     one = chains[..., None] == np.arange(m)
     return chains, vote(one.sum(1)), vote((one & passed[..., None]).sum(1))
 
-# %% ../../nbs/51b_filtered_vote.ipynb #0b219768
+# %% ../../nbs/51b_filtered_vote.ipynb #e37f4417
 VOTE_CLAIMS = (
     Claim(id='natural_program.filtered_vote', paper='natural_program', scope='world',
         text='Filtering by a verifier that accepts .86 of right and .32 of wrong '
@@ -155,6 +155,6 @@ def observe_votes(scale: str, seed: int) -> dict:
     together, other, coin = again(.856, .32, 1.), again(.856, .32, 1.), again(.5, .5)
     def rows(pred, base, control):
         return Observation(dict(pred=pred*1., base=base*1., control=control*1.,
-                                group=np.arange(n)))
+                                group=seed*10**6 + np.arange(n)))
     ids = [c.id for c in VOTE_CLAIMS]
     return dict(zip(ids, (rows(apart, plain, coin), rows(apart, together, other))))

@@ -254,7 +254,7 @@ _VS = dict(
     random='One step is checked better beside what it cites than beside as many '
            'statements drawn at random')
 
-# %% ../../nbs/51a_local_whole.ipynb #53f3f4de
+# %% ../../nbs/51a_local_whole.ipynb #e8864195
 WORLD_CLAIMS = tuple(
     Claim(id=f'natural_program.local_{arm}', paper='natural_program', scope='world',
         text=f'{text}, by more than .03 balanced accuracy at equal labels and updates.',
@@ -265,21 +265,22 @@ WORLD_CLAIMS = tuple(
 
 def observations(
     r: dict, # as `world_rows` gives them
+    seed: int, # every seed has chains of its own, so their names differ
 ) -> dict: # claim id -> Observation
     "What one seed says of the three claims"
     out, clean = {}, float(r['local'][r['y']].mean())
     for c in WORLD_CLAIMS:
         rows = dict(y=r['y'], pred=r['local'], base=r[c.id.split('_')[-1]],
             control=r['sham'], floor_majority=r['majority'], floor_length=r['length'],
-            group=r['group'], stratum=r['kind'])
+            group=seed*10**6 + r['group'], stratum=r['kind'])
         out[c.id] = Observation(rows, dict(clean_accuracy=clean))
     return out
 
 def observe_world(scale: str, seed: int) -> dict:
     "One seed of the study: claim id -> Observation"
-    return observations(world_rows(scale, seed))
+    return observations(world_rows(scale, seed), seed)
 
-# %% ../../nbs/51a_local_whole.ipynb #d582693e
+# %% ../../nbs/51a_local_whole.ipynb #a214a735
 def run_world(
     scale: str,
     seeds, # which
@@ -296,5 +297,5 @@ def run_world(
             write_atomic(path, json.dumps(table) + '\n')
             print(scale, seed, f'{time.perf_counter() - start:.0f} s', flush=True)
         rows = json.loads(path.read_text(encoding='utf-8'))['rows']
-        seen[seed] = observations({k: np.array(v) for k, v in rows.items()})
+        seen[seed] = observations({k: np.array(v) for k, v in rows.items()}, seed)
     return seen
