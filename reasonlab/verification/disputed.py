@@ -6,13 +6,14 @@ Docs: https://reasonlab.github.io/reasonlab/disputed.html.md"""
 
 # %% auto #0
 __all__ = ['certified', 'recomputed', 'dispute', 'disputes', 'balanced', 'gain', 'located', 'tasks_mean', 'figures',
-           'write_disputed']
+           'beside_chatgpt', 'write_disputed']
 
-# %% ../../nbs/51c_disputed.ipynb #4a64f8f7
+# %% ../../nbs/51c_disputed.ipynb #373beced
 import json
 from pathlib import Path
 import numpy as np
 from ..core import asset, asset_root
+from ..data import roots
 from ..runs import write_atomic
 from ..stats import (balanced_accuracy, balanced_accuracy_interval,
                              cluster_bootstrap, mean)
@@ -130,13 +131,41 @@ def figures(
                 tasks=_by_task(first, b, located),
                 tasks_most_common=_by_task(first, b, common))}
 
-# %% ../../nbs/51c_disputed.ipynb #94ee2055
+# %% ../../nbs/51c_disputed.ipynb #bd0ec332
+def _verdicts():
+    "ChatGPT's verdicts on chains of the development half, by id; None when absent"
+    name = Path('verify_cot')/'chatgpt_verdicts_matched.jsonl'
+    path = next((r/name for r in roots() if (r/name).is_file()), None)
+    if path is None: return None
+    rows = map(json.loads, path.read_text(encoding='utf-8').splitlines())
+    return [(r['id'], bool(r['verify_correct']), bool(r['flag'])) for r in rows]
+
+def _right(said):
+    "Share judged rightly among valid and among invalid chains: [k, n] each"
+    return {name: [sum(v == f for v, f in said if f == flag),
+                   sum(f == flag for _, f in said)]
+            for name, flag in (('valid', True), ('invalid', False))}
+
+# %% ../../nbs/51c_disputed.ipynb #627ee1cc
+def beside_chatgpt() -> dict | None: # task -> ours and theirs, [right, n] by flag
+    "Human flags: how many does ChatGPT judge rightly, how many this verifier?"
+    theirs = _verdicts()
+    if theirs is None: return None
+    rows, p = [r for r, _ in examined_rows('verify_cot')], observe_flags(0).rows['pred']
+    mine = {r['id']: bool(x) for r, x in zip(rows, p)}
+    task = {r['id']: r['task'] for r in rows}
+    return {t: dict(chatgpt=_right([(v, f) for i, v, f in theirs if task[i] == t]),
+                    ours=_right([(mine[i], f) for i, _, f in theirs if task[i] == t]))
+            for t in sorted({task[i] for i, *_ in theirs})}
+
+# %% ../../nbs/51c_disputed.ipynb #5bead9ec
 def write_disputed(
     folder=None, # another folder than the shipped one
 ) -> str: # what was written
     "Make data/disputed.json: the list, and the figures with and without it"
     listed = disputes()
-    table = dict(schema=1, disputes=listed, figures=figures(listed))
+    table = dict(schema=1, disputes=listed, figures=figures(listed),
+                 beside_chatgpt=beside_chatgpt())
     path = Path(folder or asset_root())/'disputed.json'
     write_atomic(path, json.dumps(table, indent=1, allow_nan=False) + '\n')
     return f'{path.name}: {len(listed)} disputed labels'
