@@ -8,9 +8,8 @@ Docs: https://reasonlab.github.io/reasonlab/worlds.html.md"""
 __all__ = ['MOVES', 'FAMILIES', 'PEOPLE', 'LEADS', 'FAULTS', 'read_move', 'draw_plan', 'draw_numbers', 'plant', 'ArithmeticWorld',
            'features', 'as_dataset', 'true_values', 'audit', 'agrees']
 
-# %% ../nbs/06_worlds.ipynb #06474798
+# %% ../nbs/06_worlds.ipynb #cd61a63b
 import re
-from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 import numpy as np

@@ -22,7 +22,7 @@ from rich.text import Text
 from ..core import asset, papers, settings as load_settings, SCALES
 from ..data import BadFile, BadRow, catalog, chain_row, check, get, read_rows
 
-# %% ../../nbs/82_cli.ipynb #67235c19
+# %% ../../nbs/82_cli.ipynb #036eb47b
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode='rich',
     help="[b]reasonlab[/b]: does the reasoning hold?\n\nStart with [b]reasonlab "
          "demo[/b], then check your own chains with [b]reasonlab verify FILE[/b].",
@@ -30,7 +30,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode='
 data_app = typer.Typer(no_args_is_help=True, help="Public data sets: list, get, check.")
 app.add_typer(data_app, name='data', rich_help_panel='The book')
 
-def _err(): return Console(stderr=True, highlight=False, soft_wrap=True)
+def _console(**kw): return Console(highlight=False, force_jupyter=False, **kw)
+
+def _err(): return _console(stderr=True, soft_wrap=True)
 
 def _stop(message, status=2):
     "One line on standard error, then the exit status"
@@ -86,7 +88,7 @@ def answer_rows(
             step()
     return out
 
-# %% ../../nbs/82_cli.ipynb #0180908f
+# %% ../../nbs/82_cli.ipynb #04299e0d
 def emit(
     rows, # output rows
     table: Table, # the same for people
@@ -100,8 +102,7 @@ def emit(
         with open(out, 'w', encoding='utf-8') if out else contextlib.nullcontext(
                 sys.stdout) as f:
             if as_json: f.write(lines)
-            else: Console(file=f, highlight=False,
-                          width=100 if out else None).print(table)
+            else: _console(file=f, width=100 if out else None).print(table)
     except OSError as e: _stop(f"{out}: cannot be written ({e.strerror})")
 
 def status(
@@ -210,7 +211,7 @@ def _story(console, row, out):
             console.print(Text(f"         certificate {json.dumps(c['certificate'])}"),
                           style='dim')
 
-# %% ../../nbs/82_cli.ipynb #74b84bc2
+# %% ../../nbs/82_cli.ipynb #053f9b1c
 @app.command(rich_help_panel='The book')
 def demo(report: Annotated[Path, typer.Option(
              '--report', help='Where the page goes.')] = Path('runs/demo.html'),
@@ -219,7 +220,7 @@ def demo(report: Annotated[Path, typer.Option(
     """Six chains in six styles, two of them wrong: watch them being checked."""
     from reasonlab.verification.natural_program import verify_row
     pairs = answer_rows(str(asset('demo.jsonl')), verify_row)
-    console = Console(highlight=False)
+    console = _console()
     console.print(verify_table([o for _, o in pairs]))
     for row, out in pairs:
         if out.get('verdict') == 'refuted': _story(console, row, out)
@@ -249,7 +250,7 @@ def settings(json_: AS_JSON = False):
     for k, v in now.items(): t.add_row(k, Text(str(v)), f'REASONLAB_{k.upper()}')
     emit([now], t, json_)
 
-# %% ../../nbs/82_cli.ipynb #bdae4991
+# %% ../../nbs/82_cli.ipynb #2505bd1b
 def _known(name):
     if name not in catalog(): _stop(f"no data set called {name!r}; "
                                     f"there are {', '.join(catalog())}")
@@ -263,9 +264,9 @@ def data_list():
         here = [r['status'] for r in check(d.name)]
         t.add_row(d.name, Text(d.title), d.licence, f'{d.repo} @ {d.commit[:12]}',
                   ', '.join(sorted(set(here))))
-    Console(highlight=False).print(t)
+    _console().print(t)
 
-# %% ../../nbs/82_cli.ipynb #f416b7d0
+# %% ../../nbs/82_cli.ipynb #e086ab32
 @data_app.command('get')
 def data_get(name: str):
     """Fetch a public set from its upstream repository into the cache."""
@@ -273,7 +274,7 @@ def data_get(name: str):
     except (OSError, ValueError) as e:
         _stop(f"{name} could not be fetched ({e}). Set REASONLAB_DATA to a folder "
               "that has it, or try again", 1)
-    Console(highlight=False).print(f'{len(paths)} files in {paths[0].parent}')
+    _console().print(f'{len(paths)} files in {paths[0].parent}')
 
 @data_app.command('check')
 def data_check(name: Annotated[Optional[str], typer.Argument()] = None):
@@ -282,7 +283,7 @@ def data_check(name: Annotated[Optional[str], typer.Argument()] = None):
     t = Table('file', 'status', 'records', 'expected', box=None)
     for r in found: t.add_row(r['path'], r['status'], str(r['records'] or ''),
                               str(r['expected']))
-    Console(highlight=False).print(t)
+    _console().print(t)
     raise typer.Exit(int(any(r['status'] in ('missing', 'differs') for r in found)))
 
 # %% ../../nbs/82_cli.ipynb #d6e768d8
@@ -334,7 +335,7 @@ def reproduce(
     emit(rows, _claims_table(rows), json_)
     if report: _scorecard_page(report)
 
-# %% ../../nbs/82_cli.ipynb #61962dc5
+# %% ../../nbs/82_cli.ipynb #6ada667d
 def _scorecard_page(path):
     from reasonlab.lab.scorecard import scorecard, to_html
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -345,7 +346,7 @@ def _scorecard_page(path):
 def scorecard(report: REPORT = None):
     """The stored findings: each claim, its interval and its computed verdict."""
     from reasonlab.lab.scorecard import print_scorecard, scorecard as stored
-    print_scorecard(stored())
+    print_scorecard(stored(), console=_console())
     if report: _scorecard_page(report)
 
 # %% ../../nbs/82_cli.ipynb #cc50a618

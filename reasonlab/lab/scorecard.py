@@ -101,7 +101,7 @@ def strip(
 # %% ../../nbs/80_scorecard.ipynb #2de9a15b
 def _number(f): return f'{f.estimate:.3f} [{f.low:.3f}, {f.high:.3f}]'
 
-# %% ../../nbs/80_scorecard.ipynb #ceb3a867
+# %% ../../nbs/80_scorecard.ipynb #d3fb9389
 SIGNS = {'supported': '✓', 'contradicted': '✗', 'inconclusive': '~', 'void': '⊘',
          NO_DATA: '–', PLANNED: '·'}
 _STYLES = dict(supported='green', contradicted='red', void='magenta')
@@ -114,7 +114,7 @@ def print_scorecard(
 ):
     "The table in a terminal; every verdict has a word and a sign, not only a colour"
     from rich.console import Console
-    console = console or Console()
+    console = console or Console(force_jupyter=False)
     console.print(_table([e for e in card if e.claim], fresh))
     rest = [e.paper.slug for e in card if not e.claim]
     if planned and rest: console.print(f"[dim]planned: {', '.join(rest)}[/dim]")

@@ -8,11 +8,11 @@ Docs: https://reasonlab.github.io/reasonlab/disputed.html.md"""
 __all__ = ['certified', 'recomputed', 'dispute', 'disputes', 'balanced', 'gain', 'located', 'tasks_mean', 'figures',
            'beside_chatgpt', 'write_disputed']
 
-# %% ../../nbs/51c_disputed.ipynb #373beced
+# %% ../../nbs/51c_disputed.ipynb #6f1d42cc
 import json
 from pathlib import Path
 import numpy as np
-from ..core import asset, asset_root
+from ..core import asset_root
 from ..data import roots
 from ..runs import write_atomic
 from ..stats import (balanced_accuracy, balanced_accuracy_interval,

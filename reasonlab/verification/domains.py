@@ -378,7 +378,7 @@ def _option(t, clause):
 
 _LETTER = re.compile(r'\b(?:answer|option|choice)\b[^A-Z\n]*?\(?\b([A-Z])\b\)?')
 
-# %% ../../nbs/50b_domains.ipynb #e99fc5a5
+# %% ../../nbs/50b_domains.ipynb #e8cff661
 _START = re.compile(r'\b(?:start|begin|initial|first|given|original)', re.I)
 _LAST = re.compile(r'\b(?:at the end|finally|final|answer|in the end)\b', re.I)
 _TRADE = re.compile(rf'\b[A-Z]\b(?= (?:and|with|&) [A-Z]\b)|(?<=and )[A-Z]\b|'
@@ -398,7 +398,7 @@ def _counted(t, text):
 
 def _full(t, text):
     "The text with initials written out, and `A B:` as a swap"
-    text = re.sub(r'\b([A-Z]) ?[-/,]? ?([A-Z])(?=:)', rf'\1 and \2 swap', text)
+    text = re.sub(r'\b([A-Z]) ?[-/,]? ?([A-Z])(?=:)', r'\1 and \2 swap', text)
     return _TRADE.sub(lambda m: t.short.get(m[0], m[0]), text)
 
 def _next(t, clause, said):

@@ -7,10 +7,10 @@ Docs: https://reasonlab.github.io/reasonlab/human_chains.html.md"""
 # %% auto #0
 __all__ = ['seeded_edit', 'plant', 'found', 'figures', 'write_human_chains']
 
-# %% ../../nbs/51d_human_chains.ipynb #92352e00
+# %% ../../nbs/51d_human_chains.ipynb #c11af316
 import json, random, re, sys
 from pathlib import Path
-from ..core import asset, asset_root
+from ..core import asset_root
 from ..data import rows as data_rows
 from ..runs import write_atomic
 from ..stats import wilson
@@ -78,7 +78,7 @@ def found(
     text = e.chain.steps[e.first_error].text
     return 'right' if text in line or line.strip() in text else 'elsewhere'
 
-# %% ../../nbs/51d_human_chains.ipynb #c6b17fdf
+# %% ../../nbs/51d_human_chains.ipynb #59bcbee4
 def _rate(k, n):
     i = wilson(k, n)
     return dict(k=int(k), n=int(n), rate=[round(x, 4) for x in (k / n, i.low, i.high)])
@@ -98,6 +98,7 @@ def _as_written(rows):
             for cs in (*e.steps, e.whole) for c in cs if c.certificate})
     return out, checked, steps
 
+# %% ../../nbs/51d_human_chains.ipynb #006f4bf5
 def _slips(rows, seed, marks):
     "One slip in each chain: what became of it, by what was edited"
     rng, seen = random.Random(seed), []
@@ -107,7 +108,16 @@ def _slips(rows, seed, marks):
         if got: seen.append((got[2], found(r['question'], *got[:2])))
     return seen
 
-# %% ../../nbs/51d_human_chains.ipynb #455b53c5
+def _by_kind(seen):
+    "Shares refuted, and refuted at its step, for all slips and by what was edited"
+    out = {}
+    for kind in ('all', 'result', 'operand', 'operator'):
+        part = [f for k, f in seen if kind in (k, 'all')]
+        out[kind] = dict(refuted=_rate(sum(f != 'missed' for f in part), len(part)),
+                         at_its_step=_rate(part.count('right'), len(part)))
+    return out
+
+# %% ../../nbs/51d_human_chains.ipynb #a3b105f0
 def figures(
     rows: list[dict], # id, question, answer
     seed: int = 0,
@@ -118,12 +128,7 @@ def figures(
     out = dict(chains=len(rows), refuted=_rate(len(refuted), len(rows)), ids=refuted,
                steps_checked=_rate(checked, steps))
     for name, marks in (('slips', True), ('slips_without_marks', False)):
-        seen = _slips(sound, seed, marks)
-        def part(kind): return [f for k, f in seen if kind in (k, 'all')]
-        kinds = 'all', 'result', 'operand', 'operator'
-        out[name] = {k: dict(
-            refuted=_rate(sum(f != 'missed' for f in part(k)), len(part(k))),
-            at_its_step=_rate(part(k).count('right'), len(part(k)))) for k in kinds}
+        out[name] = _by_kind(_slips(sound, seed, marks))
     return out
 
 def write_human_chains(

@@ -7,9 +7,8 @@ Docs: https://reasonlab.github.io/reasonlab/voting.html.md"""
 # %% auto #0
 __all__ = ['answer_key', 'step_majority', 'unanimous', 'majority', 'unanimity_plurality']
 
-# %% ../../nbs/50v_voting.ipynb #49c07561
+# %% ../../nbs/50v_voting.ipynb #1f0023a9
 import re
-from collections import Counter
 from .prose import values
 
 # %% ../../nbs/50v_voting.ipynb #20534070
