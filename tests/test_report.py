@@ -190,8 +190,6 @@ def test_works_by_keyboard_and_without_script(browser, page_file):
     context.close()
 
 
-def test_a_very_long_chain_stays_quick():
-    import time
-    start = time.process_time()
+def test_a_very_long_chain_is_shown_whole():
     html = render([row('q', '\n'.join(f'#{i}. (by #1 #{max(i - 1, 1)}) {i} + {i} = {2*i}' for i in range(1, 600)))])
-    assert time.process_time() - start < 10 and html.count('<mark>') > 500
+    assert html.count('<mark>') > 500
