@@ -7,7 +7,7 @@ Docs: https://reasonlab.github.io/reasonlab/data.html.md"""
 # %% auto #0
 __all__ = ['UPSTREAM', 'FEATURES', 'MAX_FILE', 'MAX_LINE', 'DataFile', 'DataSet', 'catalog', 'split_of', 'DataMissing',
            'cache_dir', 'roots', 'locate', 'get', 'check', 'rows', 'load', 'chain_row', 'BadFile', 'BadRow',
-           'read_rows', 'sentences']
+           'read_rows', 'protected', 'sentences']
 
 # %% ../nbs/07_data.ipynb #7ffb6cfb
 import codecs, csv, gzip, hashlib, io, json, os, re, sys
@@ -74,7 +74,7 @@ def locate(
     raise DataMissing(f"{name}: {file.path} is not on this machine. Run "
         f"`reasonlab data get {name}`, or set REASONLAB_DATA to a folder that has it")
 
-# %% ../nbs/07_data.ipynb #ebda6be4
+# %% ../nbs/07_data.ipynb #1714859f
 UPSTREAM = 'https://raw.githubusercontent.com/{repo}/{commit}/{path}'
 
 def get(
@@ -85,6 +85,7 @@ def get(
 ) -> list[Path]:
     "Fetch the files of a data set into the cache; returns their paths"
     import pooch
+    pooch.get_logger().setLevel('WARNING') # its advice is not for our readers
     out = []
     for f in catalog()[name].files:
         url = base.format(repo=catalog()[name].repo, commit=catalog()[name].commit,
@@ -326,45 +327,81 @@ def _one_object(text):
     try: return _json(text)
     except (ValueError, RecursionError): return None
 
-# %% ../nbs/07_data.ipynb #700616c3
-_ABBREVIATION = frozenset('''mr mrs ms dr prof st jr sr vs etc e.g i.e cf fig eq eqs
-    sec no vol pp al approx dept est inc ltd co corp a.m p.m u.s u.k ph.d jan feb mar
-    apr jun jul aug sep sept oct nov dec'''.split())
-_SHIELD = re.compile(r'```.*?(?:```|\Z)|`[^`\n]*`|\$\$.{0,2000}?\$\$|\\\[.{0,2000}?\\\]'
-                     r'|\\\(.{0,500}?\\\)'
-                     r'|(?<![\\$])\$(?=[^\s\d$])[^$\n]{1,300}?(?<![\\\s])\$', re.S)
-_END = re.compile(r'([.!?。！？]+["\'”’)\]]*)(\s+|$)|\n\s*\n'
-                  r'|\n(?=\s*(?:[-*•]|\d+[.)])\s)')
+# %% ../nbs/07_data.ipynb #c2f264a0
+_ENV = ('align|aligned|alignat|array|cases|equation|eqnarray|flalign|gather|'
+        'gathered|matrix|[bpvBV]matrix|multline|split|tabular|verbatim')
+_OPEN = re.compile(r'```|`|\$\$?|\\\[|\\\(|\\begin\{((?:' + _ENV + r')\*?)\}')
+_CLOSE = {'```': '```', '`': '`', '$$': '$$', '$': '$', '\\[': '\\]', '\\(': '\\)'}
 
-def _ends(text, m):
-    "Whether the match of `_END` really closes a sentence"
-    if not m[1] or m[1][0] not in '.': return True
-    word = re.search(r'(\S*)$', text[max(0, m.start() - 40):m.start()])[1]
-    word = word.lstrip('("\'[“‘').lower()
-    after = text[m.end():m.end() + 1]
-    if m[1].startswith('...'): return after.isupper() or not after
-    if word in _ABBREVIATION:
-        return not after or (after.isupper() and word in ('etc', 'a.m', 'p.m'))
-    if re.fullmatch(r'[b-hj-z]', word) and after: return False  # an initial
-    near = max(0, m.start() - 40)
-    line = text[text.rfind('\n', near, m.start()) + 1 or near:m.start()].strip('( ')
-    if word.isdigit() and line == word: return False # a list number
-    return not after.islower()
+def _closes(text, a, b, mark):
+    "Is `text[a:b]`, between two marks, what the marks say?"
+    if mark not in ('$', '\\(', '`'): return True
+    if not a < b < a + 2000 or '\n' in text[a:b]: return False
+    if mark != '$': return True
+    money = text[a].isspace() or text[b-1].isspace() or text[b+1:b+2].isdigit()
+    return not money # '$5 and $6'
 
-# %% ../nbs/07_data.ipynb #4bd93dc1
+# %% ../nbs/07_data.ipynb #6829e076
+def protected(
+    text: str,
+) -> list[tuple[int, int]]: # in order
+    "Spans of mathematics and code: nothing inside them ends a sentence"
+    out, pos, at = [], 0, {}
+    for m in _OPEN.finditer(text):
+        if m.start() < pos: continue
+        close = _CLOSE.get(m[0]) or f'\\end{{{m[1]}}}'
+        end = at.get(close, 0)
+        if -1 < end < m.end(): end = at[close] = text.find(close, m.end())
+        if end < 0 or not _closes(text, m.end(), end, m[0]): continue
+        pos = end + len(close)
+        out.append((m.start(), pos))
+    return out
+
+# %% ../nbs/07_data.ipynb #d4a21b9a
+_STOP = re.compile(r'(?<![.!?])[.!?]+[)\]"\'”’*_]*(?=\s)|[。！？]+[)"”’」』]*'
+                   r'|\n\s*')
+_SHORT = frozenset("""mr mrs ms dr prof st vs e.g i.e rs fig eq eqs cf vol pp dept
+    u.s u.k jan feb mar apr jun jul aug sep sept oct nov dec rev gen sgt capt
+    approx""".split())
+_EITHER = frozenset('etc a.m p.m jr sr inc ltd co corp est ph.d'.split())
+_INK = re.compile(r'\S')
+_BEFORE = re.compile(r'[A-Z]\.|(?:Mr|Mrs|Ms|Dr|Prof|Sir)\.?')
+
+def _initial(text, words, at):
+    "'J. K. Rowling', by its neighbours; but 'Take jar B. How'"
+    if len(words[-1]) > 1 or not words[-1].isupper() or words[-1] == 'I': return False
+    near = len(words) == 1 or _BEFORE.fullmatch(words[-2])
+    return bool(near) or (text[at].isupper() and text[at+1:at+2] == '.')
+
+# %% ../nbs/07_data.ipynb #9272eb1a
+def _stops(text, m, start, breaks):
+    "Does the sentence that began at `start` end at this match?"
+    nxt = _INK.search(text, m.end())
+    small = bool(nxt) and nxt[0].islower()
+    if m[0][0] == '\n': return breaks and (not small or m[0].count('\n') > 1)
+    if small: return False
+    if m[0][:3] == '...': return not nxt or not nxt[0].isdigit() # 1, 2, ... 10
+    if m[0] != '.' or not nxt: return True
+    words = text[max(start, m.start() - 16):m.start()].split()
+    word = words[-1].lower().lstrip('("\'$[“‘') if words else ''
+    if word in _SHORT or (word == 'no' and nxt[0].isdigit()): return False
+    if word in _EITHER: return nxt[0].isupper()
+    if words and _initial(text, words, nxt.start()): return False
+    return not (word.isdigit() and len(words) == 1 and m.start() - start < 12)
+
+# %% ../nbs/07_data.ipynb #7f2fe26b
 def sentences(
     text: str,
+    breaks: bool = True, # does a line break end a sentence?
 ) -> list[tuple[int, int]]: # [start, end) in code points, without outer white space
     "Spans of the sentences of a text; safe on 3.14, e.g., LaTeX and code"
-    shield = [m.span() for m in _SHIELD.finditer(text)]
-    out, start, k = [], 0, 0
-    def add(a, b):
-        part = text[a:b]
-        left = a + len(part) - len(part.lstrip())
-        if part.strip(): out.append((left, left + len(part.strip())))
-    for m in _END.finditer(text):
-        while k < len(shield) and shield[k][1] <= m.start(): k += 1
-        if k < len(shield) and shield[k][0] <= m.start(): continue
-        if _ends(text, m): add(start, m.end()); start = m.end()
-    add(start, len(text))
-    return out
+    keep, i, out, start = protected(text), 0, [], 0
+    for m in _STOP.finditer(text):
+        while i < len(keep) and keep[i][1] <= m.start(): i += 1
+        if i < len(keep) and keep[i][0] <= m.start(): continue
+        if _stops(text, m, start, breaks):
+            out.append((start, m.end()))
+            start = m.end()
+    parts = [(a, text[a:b]) for a, b in (*out, (start, len(text)))]
+    return [(a + len(s) - len(s.lstrip()), a + len(s.rstrip()))
+            for a, s in parts if s.strip()]

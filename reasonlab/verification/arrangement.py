@@ -7,14 +7,14 @@ Docs: https://reasonlab.github.io/reasonlab/arrangement.html.md"""
 # %% auto #0
 __all__ = ['judge', 'Arrangements']
 
-# %% ../../nbs/50i_arrangement.ipynb #96043a43
+# %% ../../nbs/50i_arrangement.ipynb #3237caa5
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ..logic import Arrangement, normal, possible
 from .steps import Check
 from .places import (FROM, Puzzle, claims, listing, masked,
-                                           named, puzzle, sentences, start_of)
+                                           masked_clauses, named, puzzle, start_of)
 
 # %% ../../nbs/50i_arrangement.ipynb #a4eb043c
 @dataclass
@@ -147,12 +147,12 @@ def _spoken(state, at, text):
     state.murky |= not found and len(named(text, p.objects)) > 1
     return found
 
-# %% ../../nbs/50i_arrangement.ipynb #1fc80e82
+# %% ../../nbs/50i_arrangement.ipynb #7673d0f3
 def _read(state, text):
     "The items of a step, left to right"
     p, out = state.puzzle, []
     state.murky = False
-    for at, s in sentences(masked(text, p.objects)):
+    for at, s in masked_clauses(text, p.objects):
         m = FROM.search(s)
         base = start_of(m) if m else None
         rows = listing(s[m.end():], p.objects, base) if base is not None else ()

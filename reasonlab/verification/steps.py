@@ -8,12 +8,12 @@ Docs: https://reasonlab.github.io/reasonlab/steps.html.md"""
 __all__ = ['ROLES', 'KINDS', 'VERDICTS', 'CONTENT', 'Cite', 'Statement', 'Chain', 'Check', 'verdict_of', 'parse', 'Stated',
            'final_answer']
 
-# %% ../../nbs/50_steps.ipynb #2ec2d848
+# %% ../../nbs/50_steps.ipynb #bb79ce78
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property
-from .prose import (
-    Raw, sentences, states_answer, trimmed, values)
+from ..data import sentences
+from .prose import Raw, states_answer, trimmed, values
 from .reading import read_list, read_text
 
 # %% ../../nbs/50_steps.ipynb #749c9749
