@@ -67,6 +67,15 @@ def test_no_path_of_a_machine(nb):
     assert not found, f"{nb.name}: {found}"
 
 
+@each
+def test_expected_failures_are_run(nb):
+    "`expect_fail` is a context manager: called as a function it runs nothing, and cannot fail"
+    def held(t): return {id(w.context_expr) for n in ast.walk(t) if isinstance(n, ast.With) for w in n.items}
+    idle = [first(ast.unparse(n)) for t in map(tree, nb.code) for n in ast.walk(t) if isinstance(n, ast.Call)
+            and getattr(n.func, "id", getattr(n.func, "attr", "")) == "expect_fail" and id(n) not in held(t)]
+    assert not idle, f"{nb.name}: use test_fail, or `with expect_fail(...):`: {idle}"
+
+
 @book_only
 def test_it_opens_and_closes_as_the_others(nb):
     head = "".join(nb.cells[0]["source"])
