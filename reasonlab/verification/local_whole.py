@@ -148,7 +148,7 @@ def make_judge(
             return self.head(h[:, 0])[:, 0]
     return StepJudge()
 
-# %% ../../nbs/51a_local_whole.ipynb #6b7cfee4
+# %% ../../nbs/51a_local_whole.ipynb #de572a9a
 @dataclass(frozen=True)
 class WorldScale:
     "How large the study is"
@@ -165,7 +165,7 @@ class WorldScale:
         return ArithmeticWorld(ops=self.ops, distractors=self.distractors, top=99)
 
 SIZES = dict(smoke=WorldScale(16, 6, 96, 60, 5e-3),
-             home=WorldScale(64, 90, 1500, 300, 4e-3),
+             home=WorldScale(32, 100, 1000, 200, 6e-3, 32),
              full=WorldScale(128, 500, 10000, 800, 2e-3, 32))
 
 # %% ../../nbs/51a_local_whole.ipynb #36f4efbd
