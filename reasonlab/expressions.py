@@ -28,32 +28,37 @@ _HALVES = dict(zip('½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞', (
     '1/2 1/3 2/3 1/4 3/4 1/5 2/5 3/5 4/5 1/6 5/6 1/8 3/8 5/8 7/8').split()))
 _SUPER = dict(zip('⁰¹²³⁴⁵⁶⁷⁸⁹', '0123456789'))
 
-# %% ../nbs/05a_expressions.ipynb #66d9ad8d
+# %% ../nbs/05a_expressions.ipynb #5749d8ce
 _TOKEN = re.compile(r'''
  (?P<mark><<[^<>\n]{0,200}>>)
-|(?P<bad>\d+(?:st|nd|rd|th)\b|[=-]+>(?!>)|=<(?!<)|\d{31,}
+|(?P<bad>https?://\S+|\d+(?:st|nd|rd|th)\b|[=-]+>(?!>)|=<(?!<)|\d{31,}
    |\d+(?:\.\d+)?[eE][+-]?\d+\b|\\\\)
 |(?P<num>\d{1,3}(?:\{?,\}?\d{3})+(?!\d)(?:\.\d+)?|\d+\.\d+|(?<!\d)\.\d+|\d+
    |[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞])
 |(?P<rel>==?|≈|≅|≃|~=|≠|!=|<=|>=|≤|≥|≡|<|>|\bequals\b
    |\\(?:approx|simeq|cong|neq?|leq?|geq?|lt|gt|equiv)(?![a-zA-Z]))
+|(?P<skip>(?<![\w)\]}])(?<![\w)\]}]\ )\*\*|\*\*(?![\w(.√\\-])(?!\ [\w(√\\-])
+   |(?<=\ )\*\*(?!\ )|(?<!\ )\*\*(?=\ )
+   |\\(?:left|right|boxed|displaystyle)(?![a-z])|\\[,;! ]|[&~])
 |(?P<op>\*\*|[-+*/^−–—×⋅·∙∗•÷⁄]|\\(?:times|cdot|div|ast)(?![a-zA-Z]))
 |(?P<say>\b(?:plus|minus|times|divided\ by|multiplied\ by)\b)
 |(?P<sup>[⁰¹²³⁴⁵⁶⁷⁸⁹]+)
 |(?P<func>√|\bsqrt\b|\\(?:sqrt|[dt]?frac|[dt]?binom)(?![a-zA-Z]))
-|(?P<skip>\\(?:left|right|boxed|displaystyle)(?![a-z])|\\[,;! ]|[&~])
 |(?P<pct>\\?%|\bper\s?cent\b)
 |(?P<cur>\\?\$|[£€¥₹]|\bRs\.?(?=\s*\d)|\bUSD\b)
 |(?P<pi>π|\\pi(?![a-zA-Z])|\bpi\b)
 |(?P<lp>[(\[{]|\\[{(\[])
 |(?P<rp>[)\]}]|\\[})\]])
 |(?P<bang>!)
-|(?P<word>\\(?:text|mathrm|textbf|mbox)\s?\{[^{}]{0,80}\}
+|(?P<word>\\(?:text|mathrm|textbf|mbox)\s?\{[^{}]{0,80}\}(?:\^\{?[23]\}?(?!\d))?
+   |°[CF]?(?![A-Za-z])|\^\{?\\circ\}?
+   |(?:(?<=[\d/}]\ )|(?<=/))(?:[cdkm]?m|ft|yd|s)[²³]
+   |(?:(?<=[\d/}]\ )|(?<=/))(?:[cdkm]m|ft|yd)\^\{?[23]\}?(?!\d)|(?<=/)[ms]\^2
    |\\?[^\W\d_]+(?:['’-][^\W\d_]+)*(?:['’](?![^\W\d_]))?)
 |(?P<gap>[ \t\u00a0\u2009\u202f]+)
 |(?P<sep>.|\n)''', re.X)
 
-# %% ../nbs/05a_expressions.ipynb #11a48cd8
+# %% ../nbs/05a_expressions.ipynb #aaf032b9
 @dataclass(frozen=True, slots=True)
 class Token:
     "A piece of text: kind, canonical spelling, place"
@@ -76,12 +81,14 @@ def tokens(
             continue
         if kind in ('op', 'say'): s = _OPS.get(s, s)
         elif kind == 'rel': s = _RELS.get(s, s)
-        elif kind == 'word' and len(s) == 1 and s not in 'aI': kind = 'name'
+        elif '\\circ' in s: s = '°'
+        elif kind == 'word' and len(s) == 1 and s not in 'aI°': kind = 'name'
         out.append(Token(kind, s, m.start(), m.end(), space))
         space = False
     return _in_context(out)
 
-# %% ../nbs/05a_expressions.ipynb #25e616c8
+# %% ../nbs/05a_expressions.ipynb #529f6989
+_LETTERS = frozenset('mgLlhsNJWVK') # may be units behind a blank
 _FACTORS = {'num', 'rp', 'pct', 'cur', 'mark'}
 
 def _in_context(toks):
@@ -98,6 +105,8 @@ def _in_context(toks):
         elif t.text in 'xX' and number_next and (even or b.kind == 'num'):
             if a.kind in _FACTORS or a.kind == 'word' and i > 1:
                 toks[i] = Token('op', '*', t.start, t.end, t.space)
+        elif a.kind == 'num' and t.space and t.text in _LETTERS and b.text == '/':
+            toks[i] = Token('word', t.text, t.start, t.end, True)
         elif t.text == 'C' and a.kind == b.kind == 'num' and even:
             toks[i] = Token('choose', 'C', t.start, t.end)
         elif t.text == '!=' and not t.space and a.kind in ('num', 'rp'):
@@ -105,9 +114,10 @@ def _in_context(toks):
             toks.insert(i, Token('bang', '!', t.start, t.start + 1))
     return toks
 
-# %% ../nbs/05a_expressions.ipynb #f561f166
+# %% ../nbs/05a_expressions.ipynb #7a817b37
 _DIMENSIONS = dict(
-    time='second seconds sec secs 1;minute minutes min mins 60;hour hours hr hrs 3600;'
+    time='second seconds sec secs s 1;minute minutes min mins 60;'
+         'hour hours hr hrs h 3600;'
          'day days 86400;week weeks 604800',
     months='month months 1;year years 12;decade decades 120;century centuries 1200',
     length='inch inches 1;foot feet ft 12;yard yards 36;mile miles 63360',
@@ -117,6 +127,7 @@ _DIMENSIONS = dict(
     gram='mg milligrams 1;g gram grams 1000;kg kilogram kilograms kgs 1000000',
     volume='cup cups 1;pint pints 2;quart quarts 4;gallon gallons 16',
     litre='ml milliliter milliliters 1;l L liter liters litre litres 1000',
+    angle='° degree degrees 1', celsius='°C 1', fahrenheit='°F 1',
     money='cent cents penny pennies ¢ 1;nickel nickels 5;dime dimes 10;'
           'quarter quarters 25;$ dollar dollars 100',
     count='pair pairs 2;dozen dozens 12;score 20;hundred hundreds 100;'
@@ -257,10 +268,11 @@ def is_mixed(
     b, c = rest[0].text, rest[2].text
     return b.isdigit() and c.isdigit() and int(b) < int(c)
 
-# %% ../nbs/05a_expressions.ipynb #e832df9d
+# %% ../nbs/05a_expressions.ipynb #58d19d4e
 def _on_operator(w, t):
     nxt = w.toks[w.i] if w.i < len(w.toks) else None
-    if t.text == '/' and w.last == 'operand' and nxt and nxt.kind == 'word':
+    if t.text == '/' and w.last == 'operand' and nxt and (
+            nxt.kind == 'word' or nxt.text in _LETTERS and w.before().text in _LETTERS):
         return _on_per(w, t, nxt)
     if w.last != 'operand':
         if t.text not in ('+', '-'): raise _No('an operator without a left side')
@@ -279,7 +291,7 @@ def _on_per(w, t, word):
     if not (w.units and (tight or unit_of(word.text))): raise _No('words')
     w.units.append('/' + word.text); w.i += 1
 
-# %% ../nbs/05a_expressions.ipynb #07994092
+# %% ../nbs/05a_expressions.ipynb #e9d800a5
 def _on_word(w, t):
     s = t.text
     if w.last != 'operand': raise _No('words')
@@ -290,7 +302,8 @@ def _on_word(w, t):
     s = re.sub(r'^\\(?:text|mathrm|textbf|mbox)\s?\{(.*)\}', r'\1', s).strip()
     run = 0
     while run < 4 and w.toks[w.i-2-run].kind == 'word': run += 1
-    if s.startswith('\\') or s.lower() in BREAKS or s in FUNCTIONS or run == 4:
+    if s.startswith('\\') or s.lower() in BREAKS or run == 4 or (
+            s in FUNCTIONS and s != 'min'):
         raise _No('words')
     if s: _unit(w, t, s)
 
@@ -305,12 +318,13 @@ def _unit(w, t, s):
     if known and w.convert and not w.measured:
         w.out[-1] = f'({w.out[-1]}*{known[1]})'; w.measured = True
 
-# %% ../nbs/05a_expressions.ipynb #37b39727
+# %% ../nbs/05a_expressions.ipynb #1e9a4f29
 def _on_name(w, t):
     "A single letter: a name that has a value, or a unit such as m"
     if t.text in w.names: w.operand(w.names[t.text], t)
-    elif w.last == 'operand' and t.space and t.text in 'mgLlhs':
-        w.units.append(t.text)
+    elif (w.last == 'operand' and t.space and t.text in _LETTERS
+          and [u.kind for u in w.toks[w.i:w.i+1]] != ['sup']
+          and [u.text for u in w.toks[w.i:w.i+1]] != ['**']): _unit(w, t, t.text)
     else: raise _No('names')
 
 def _on_call(w, t):

@@ -7,11 +7,12 @@ Docs: https://reasonlab.github.io/reasonlab/calculation.html.md"""
 # %% auto #0
 __all__ = ['judge', 'CalculationChecker']
 
-# %% ../../nbs/50a_calculation.ipynb #54c2321d
+# %% ../../nbs/50a_calculation.ipynb #3b1e08e4
 import re
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
-from ..equations import Equation, equations
+from ..equations import Equation, equations, taken_back
 from ..expressions import (Value, evaluate, number_of, tokens, unit_of,
                                    unit_sizes)
 from .steps import Check
@@ -37,14 +38,15 @@ def _cut_off(a, b, decimals):
     more = (a * 10**(decimals + 2)).denominator > 1
     return more and 0 <= abs(a) - abs(b) < Fraction(1, 10**decimals)
 
-# %% ../../nbs/50a_calculation.ipynb #775d2ebd
+# %% ../../nbs/50a_calculation.ipynb #3570bf8c
 _PERCENT = re.compile(r'\((\d[\d.]*)/100\)')
 _SECOND = re.compile(r'/(\d+)/(\d+)')
 
 def _readings(e, a, b, names):
     "Pairs of numbers with tolerance and decimals, one for each fair reading"
     tol, d = _tolerance(a, b)
-    if 'hedge' in e.doubts or e.relation == '~': tol = max(tol, Fraction(1, 2))
+    if 'hedge' in e.doubts or e.relation == '~':
+        tol = max(tol, abs(b.number) / 250 if d and tol else Fraction(1, 2))
     yield a.number, b.number, tol, d
     if a.percent or b.percent:
         x, y = (number_of(_PERCENT.sub(r'(\1)', v.text)) if v.percent else v.number
@@ -99,7 +101,7 @@ def _silent_unit(a, b):
     q = a.number / b.number
     return any(q == Fraction(s, u) for s in sizes for u in sizes - {s})
 
-# %% ../../nbs/50a_calculation.ipynb #906049ec
+# %% ../../nbs/50a_calculation.ipynb #acef325c
 def _slack(v):
     "How far rounded decimals inside an expression may move its value"
     total = Fraction(0)
@@ -113,7 +115,8 @@ def _rough(e, a, b):
     "Is the failure small beside an announced rounding?"
     gap = abs(a.number - b.number)
     if 'hedge' in e.doubts or e.relation == '~':
-        if gap <= abs(a.number) / 20: return 'an estimate'
+        share = 100 if b.decimals else 20
+        if gap <= abs(a.number) / share: return 'an estimate'
     if 'rounding' in e.doubts and gap < 1 and (a.number.denominator > 1 or b.decimals):
         return 'rounding'
     return ''
@@ -167,7 +170,7 @@ def _congruence(e, a, b):
     cert = dict(type='arithmetic', left=left, relation='=', right=right, decimals=None)
     return 'refuted', f'{e.left.strip()} leaves {r} on division by {n}, not {s}', cert
 
-# %% ../../nbs/50a_calculation.ipynb #75b57723
+# %% ../../nbs/50a_calculation.ipynb #e22bec8e
 def _show(x):
     "A number for a person: 24, 3.5, 13/12"
     if not isinstance(x, Fraction): return f'{float(x):.6g}'
@@ -175,8 +178,10 @@ def _show(x):
     for p in (2, 5):
         while d % p == 0: d //= p
     if x.denominator == 1: return str(x.numerator)
+    if d > 999: return f'{float(x):.6g}'
     return f'{float(x):.10g}' if d == 1 else f'{x.numerator}/{x.denominator}'
 
+# %% ../../nbs/50a_calculation.ipynb #1f898526
 def _certificate(e, a, b):
     "Left and right in canonical ASCII; `decimals` of the rounded side"
     equal = e.relation in ('=', '~')
@@ -187,10 +192,18 @@ def _why(e, a, b, measured):
     "One sentence: what is wrong, what would be right"
     if e.relation not in ('=', '~'):
         return f'{_show(a.number)} {e.relation} {_show(b.number)} does not hold'
-    unit = ' in the smallest unit' if measured else ''
-    return f'{e.left.strip()} is {_show(a.number)}{unit}, not {_show(b.number)}'
+    left, found = ' '.join(e.left.strip('$ ').split()), _show(a.number)
+    if measured:
+        found, size = e.right.strip().split()[-1], unit_of(b.units[-1])[1]
+        found = f'{_show(a.number / size)} {found}'
+        if len({*b.units}) == 1 and b.units[0].isalpha():
+            return f'{left} is {found}, not {e.right.strip()}'
+        return (f'{left} is {_show(a.number)} in the smallest unit, '
+                f'not {_show(b.number)}')
+    if '/' in found and b.decimals: found = f'{float(a.number):.{b.decimals}f}'
+    return f'{left} is {found}, not {_show(b.number)}'
 
-# %% ../../nbs/50a_calculation.ipynb #8c540bdb
+# %% ../../nbs/50a_calculation.ipynb #dcff421d
 def judge(
     e: Equation, # as found by `equations`
     names: tuple = (), # pairs (name, canonical expression in brackets)
@@ -205,7 +218,7 @@ def judge(
     if _holds(e, a, b, names):
         if e.first and not (a.operators or b.operators or measured):
             return 'unchecked', 'nothing is computed', None
-        return 'supported', f'{e.left.strip()} is {_show(b.number)}', None
+        return 'supported', f'{e.left.strip()} is {e.right.strip()}', None
     doubt = _rough(e, a, b) if measured else _doubtful(e, a, b)
     if doubt: return 'unchecked', doubt, None
     return 'refuted', _why(e, a, b, measured), _certificate(e, a, b)
@@ -284,7 +297,7 @@ def _bracketing(found):
                              None, f[3]) for f in (one, two)]
     return found
 
-# %% ../../nbs/50a_calculation.ipynb #0bb5b0d2
+# %% ../../nbs/50a_calculation.ipynb #4b56aaea
 def _checks(s, names=None):
     "Checks of one step, in reading order; with `names`, parts have values"
     if names is None: found = [(*judge(e), (e.start, e.end)) for e in equations(s.text)]
@@ -298,8 +311,11 @@ def _all(chain):
     "Checks of every step of a chain, and of the chain as a whole"
     asked, out, whole = _asked(chain.question), [], []
     names = None if asked is None else {}
-    for s in chain.steps:
+    for s, after in zip(chain.steps, (*chain.steps[1:], None)):
         out.append(tuple(_checks(s, names)))
+        if after and taken_back(after.text[:60]):
+            out[-1] = tuple(replace(c, verdict='unchecked', certificate=None)
+                            for c in out[-1])
         bad = None if asked is None or whole else _whole(s, asked, names)
         if bad: whole.append(bad)
     return tuple(out), tuple(whole)

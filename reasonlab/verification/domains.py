@@ -175,7 +175,7 @@ def _applying(t, read, value):
     bad = dict(type='bracket', stack=before, read=read, stated=value)
     yield weigh(right == value, why, _show(value), bad)
 
-# %% ../../nbs/50b_domains.ipynb #a7792b54
+# %% ../../nbs/50b_domains.ipynb #ef0bd78f
 _POP = re.compile(r'\bpop(?:ping)?(?: out| off)?\b', re.I)
 _NEED = re.compile(r'\b(?:need(?:ed|s)?|answer|sequence|clos\w+|append|add)\b'
                    r'(?:[^()\[\]{}<>]*\b(?:is|are|with|need|add|append)\b)?:?',
@@ -191,6 +191,7 @@ def _listed(m, clause):
     empty = _NOTHING.match(rest) and (m[0].endswith('is') or rest.strip(' .'))
     return symbols(rest) or ([] if empty else None)
 
+# %% ../../nbs/50b_domains.ipynb #5e34a7c3
 def _closing(t, clause):
     "Is this the order of popping, are these the closing symbols?"
     pop = _POP.search(clause)
@@ -198,9 +199,12 @@ def _closing(t, clause):
     said = _listed(m, clause) if m else None
     if said is None or re.search(rf'{_B}.*\b(?:for|clos|match)', clause): return
     order = t.stack[::-1] if pop or t.pops is None else t.pops
-    right = order if pop else [CLOSER.get(s, s) for s in order]
-    bad = dict(type='popping' if pop else 'closing', stack=order[::-1], stated=said)
-    why = f'{_show(right)} {"comes off" if pop else "closes"} {_show(order[::-1])}'
+    named = not pop and {*said} <= {*OPENER.values()} and 'clos' in clause
+    right = order if pop or named else [CLOSER.get(s, s) for s in order]
+    kind = 'popping' if pop or named else 'closing'
+    bad = dict(type=kind, stack=order[::-1], stated=said)
+    does = 'closes' if kind == 'closing' else 'comes off'
+    why = f'{_show(right)} {does} {_show(order[::-1])}'
     yield weigh(right == said, why, _show(said), bad)
     if pop and set(said) <= set(CLOSER): t.pops = said
     elif set(said) <= set(OPENER): t.pops = [OPENER[s] for s in said]

@@ -8,10 +8,12 @@ Docs: https://reasonlab.github.io/reasonlab/graph.html.md"""
 __all__ = ['written', 'StructureChecker', 'numbers', 'GroundingChecker', 'reached', 'UseChecker', 'AnswerChecker',
            'FollowsChecker']
 
-# %% ../../nbs/50g_graph.ipynb #aed8edab
+# %% ../../nbs/50g_graph.ipynb #f19d652d
 import re
 from fractions import Fraction
 from functools import lru_cache
+from ..equations import equations
+from ..expressions import Value, evaluate
 from .steps import Check
 
 # %% ../../nbs/50g_graph.ipynb #8ffeb441
@@ -93,7 +95,7 @@ def _common(text):
     out = {Fraction(0), Fraction(1), Fraction(100), Fraction(1, 2)}
     return out.union(*(v for words, v in _KNOWN if words.search(text)))
 
-# %% ../../nbs/50g_graph.ipynb #447525f3
+# %% ../../nbs/50g_graph.ipynb #2824d5b2
 def _operands(text):
     "(value, start, end, values seen before in the step) of each number it uses"
     out, seen = [], set()
@@ -112,7 +114,8 @@ def _operands(text):
 def _close(v, pool):
     "Whether a value stands in the pool: as itself, as a per cent, or rounded"
     return bool({v, v * 100, v / 100} & pool) or any(
-        abs(p - v) <= abs(v) / 200 for p in pool if p.denominator != 1)
+        abs(p - x) <= abs(x) / 200 for p in pool if p.denominator != 1
+        for x in (v, v / 100))
 
 # %% ../../nbs/50g_graph.ipynb #9e5a282f
 class GroundingChecker:
@@ -181,21 +184,48 @@ class UseChecker:
 
     def check_chain(self, chain): return []
 
-# %% ../../nbs/50g_graph.ipynb #da5d04a2
+# %% ../../nbs/50g_graph.ipynb #f88ed9f1
 _LEAD = re.compile(r'answer|####|boxed|therefore|thus|hence|option', re.I)
-_OPTION = re.compile(r'\(?\b([A-J])\b[).:]')
+_OPTION = re.compile(r'\(?\b([A-J])\b(?:[).:]|\W*\Z)')
+_CLOCK = re.compile(r'hours?\b|\bh\b|minutes?\b|\bmin\b|feet|\bft\b', re.I)
+_ROUNDS = re.compile(r'round|whole|nearest|at least|enough|full|complete|need|about|'
+                     r'approx|almost|≈', re.I)
+
+_ASIDE = re.compile(r'(?<![\\\w])\([^()]*\)')
 
 def _stated(text):
-    "The number a final statement gives, with its span, or None"
+    "Numbers a final statement gives, with spans; remarks in brackets do not count"
     cut = max((m.start() for m in _LEAD.finditer(text)), default=0)
     found = [n for n in numbers(text) if n[1] >= cut and text[n[1]].isdigit()]
-    return found[-1] if found else None
+    aside = [m.span() for m in _ASIDE.finditer(text)]
+    plain = [n for n in found if not any(a <= n[1] < b for a, b in aside)]
+    return plain or found
+
+# %% ../../nbs/50g_graph.ipynb #854fa95c
+_CHECKS = re.compile(r"\W*(?:let['’]?s |to |we can )?(?:double.?)?(?:check|verif)",
+                     re.I)
+
+@lru_cache(maxsize=8192)
+def _sides(text):
+    "The two sides of each equation that can be computed, as (left, right)"
+    out = [(evaluate(e.left), evaluate(e.right)) for e in equations(text)]
+    return [(a, b) for a, b in out if isinstance(b, Value)
+            and isinstance(b.number, Fraction)]
 
 def _derived(chain):
     "Values after an equals sign in the steps before the last, in order"
-    return [numbers(p)[0][0] for s in chain.steps[:-1]
-            for p in re.split('[=≈]', s.text)[1:] if numbers(p)]
+    out = []
+    for s in chain.steps[:-1]:
+        if _CHECKS.match(s.text): continue # what stands there is not derived there
+        out += [numbers(p)[0][0] for p in re.split('[=≈]', s.text)[1:] if numbers(p)]
+        out += [b.number for _, b in _sides(s.text)]
+    return out
 
+def _computed(text):
+    "Values that a statement computes itself: `so 12 + 4 = 16`"
+    return {b.number for a, b in _sides(text) if isinstance(a, Value) and a.operators}
+
+# %% ../../nbs/50g_graph.ipynb #c701fccf
 def _results(text):
     "Values of a statement that are not merely on the left of an equation"
     left = [m.span() for m in re.finditer(r'[^\n=≈]*[^\n=≈:;,.?!](?=[=≈][^\n=≈]*\d)',
@@ -204,7 +234,29 @@ def _results(text):
             } | {v for x, y in left for v, a, b in numbers(text[x:y])
                  if _CUT.search(text[x + b:y])}
 
-# %% ../../nbs/50g_graph.ipynb #767b1de8
+# %% ../../nbs/50g_graph.ipynb #c8a2862b
+def _pool(step, chain, at, derived):
+    "Values that a final statement may state at offset `at`"
+    cites = bool(written(step))
+    rests = chain.cited(step) if cites else chain.before(step)
+    pool = {v for s in rests for v in _results(s.text)} | _computed(step.text)
+    if not cites: pool |= set(derived)
+    if '=' in step.text[:at]: pool |= {v for v, i, _ in numbers(step.text) if i < at}
+    return pool | {x.number for s in rests for _, x in _sides(s.text)}
+
+def _rounded(value, pool, steps):
+    "Could the value be one of the pool, rounded, or in hours with a fraction?"
+    text = ' '.join(s.text for s in steps)
+    near = [v for v in pool if abs(v - value) < 1]
+    if value.denominator > 1: return any(near) and bool(_CLOCK.search(text))
+    return any(v.denominator > 1 for v in near) and bool(_ROUNDS.search(text))
+
+# %% ../../nbs/50g_graph.ipynb #887f1c9a
+def _say(v):
+    "A value for a person: 3.5, not 7/2"
+    return f'{float(v):.10g}' if v.denominator in (1, 2, 4, 5, 8, 10, 20, 25, 50, 100
+        ) or v.denominator > 99 else str(v)
+
 def _option(step, chain, derived):
     "A chosen option whose number is not the derived one while another's is"
     m = None
@@ -216,11 +268,11 @@ def _option(step, chain, derived):
     if values[k] == derived[-1]:
         return [Check('answer', 'supported', span, 'The option is what was derived.')]
     return [Check('answer', 'refuted', span,
-        f"Option {m[1]} is not {derived[-1]}, which the steps arrive at.",
+        f"Option {m[1]} is not {_say(derived[-1])}, which the steps arrive at.",
         dict(type='answer', stated=m[1], choices=list(chain.choices),
              derived=str(derived[-1])))]
 
-# %% ../../nbs/50g_graph.ipynb #0d89420d
+# %% ../../nbs/50g_graph.ipynb #6b795b78
 class AnswerChecker:
     "The stated answer is one the chain derived"
     kind = 'answer'
@@ -231,19 +283,17 @@ class AnswerChecker:
         if step is not chain.steps[-1]: return []
         derived, said = _derived(chain), _stated(step.text)
         if chain.choices: return _option(step, chain, derived)
-        if said is None or not derived: return []
-        value, a, b = said
-        cites = bool(written(step))
-        rests = chain.cited(step) if cites else chain.before(step)
-        pool = {v for s in rests for v in _results(s.text)}
-        if not cites: pool |= set(derived)
-        pool |= {v for v, i, _ in numbers(step.text) if i < a and '=' in step.text[:a]}
+        if not said or not derived: return []
+        (value, a, b), pool = said[-1], _pool(step, chain, said[-1][1], derived)
         span = step.start + a, step.start + b
         if _close(value, pool):
             return [Check('answer', 'supported', span,
                           'The steps arrive at this answer.')]
-        return [Check('answer', 'refuted', span,
-            f"The steps arrive at {derived[-1]}, the answer says {step.text[a:b]}.",
+        other = value == derived[-1] or any(_close(v, pool) for v, *_ in said[:-1])
+        if other or _rounded(value, pool, chain.steps[-2:]): return []
+        if not written(step) and step.role != 'final': return []
+        return [Check('answer', 'refuted', span, f"The steps arrive at "
+            f"{_say(derived[-1])}, the answer says {step.text[a:b]}.",
             dict(type='answer', stated=step.text[a:b], derived=str(derived[-1])))]
 
     def check_chain(self, chain): return []
