@@ -75,7 +75,7 @@ def examine(
     whole = tuple(x for c in ready for x in c.check_chain(chain) if repr(x) not in said)
     return Examined(chain, steps, whole)
 
-# %% ../../nbs/51_natural_program.ipynb #9cda737b
+# %% ../../nbs/51_natural_program.ipynb #3522bb60
 FEATURES = dict(content=('calculation', 'domain', 'answer'),
                 citation=('structure', 'grounding'), use=('use',), unsupported=())
 
@@ -86,7 +86,8 @@ def features(
     said = [c for cs in (*e.steps, e.whole) for c in cs]
     kinds = {c.kind for c in said if c.verdict == 'refuted'}
     ties = list(FEATURES.values())[:-1]
-    return [float(bool(kinds & set(t))) for t in ties] + [1 - e.coverage]
+    bare = sum(v != 'supported' for v in e.verdicts) / max(len(e.steps), 1)
+    return [float(bool(kinds & set(t))) for t in ties] + [bare]
 
 # %% ../../nbs/51_natural_program.ipynb #b2e5a4db
 @cache
