@@ -289,7 +289,7 @@ def _spoken(toks):
             toks[i] = Token('rel', '=', t.start, t.end, t.space)
     return toks
 
-# %% ../nbs/05b_equations.ipynb #c01a13e2
+# %% ../nbs/05b_equations.ipynb #fdb974a1
 _OOPS = re.compile(
     r"\b(?:[Ww]ait\b(?=\s?[,.!:;—–-])|Wait\b|[Oo]ops|[Hh]mm+|[Hh]old on\b"
     r"|[Ss]cratch that|[Ll]et me (?:re|double|correct|fix|try)"
@@ -297,7 +297,9 @@ _OOPS = re.compile(
     r"|(?:[Tt]hat(?:['’]s| is| was|\scan['’]t be)|[Tt]his is) (?:not right|not correct"
     r"|wrong|incorrect)\b|[Cc]orrection\b|[Aa]ctually,)")
 _DENIED = re.compile(r"[\s$*_)\].\\]{0,6}"
-                     r"(?:\?|[✗✘❌✖]|\((?:no|not|false|wrong|incorrect)\b)", re.I)
+                     r"(?:\?|[✗✘❌✖]|\((?:no|not|false|wrong|incorrect)\b"
+                     r"|\s?(?:were|was)\b|,?\s?(?:(?:which|this|that|it)\s)?is\s"
+                     r"(?:not\s(?:right|correct|true)|false|wrong|incorrect)\b)", re.I)
 
 def taken_back(
     text: str,

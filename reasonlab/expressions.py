@@ -28,7 +28,7 @@ _HALVES = dict(zip('½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞', (
     '1/2 1/3 2/3 1/4 3/4 1/5 2/5 3/5 4/5 1/6 5/6 1/8 3/8 5/8 7/8').split()))
 _SUPER = dict(zip('⁰¹²³⁴⁵⁶⁷⁸⁹', '0123456789'))
 
-# %% ../nbs/05a_expressions.ipynb #5749d8ce
+# %% ../nbs/05a_expressions.ipynb #f594cbc8
 _TOKEN = re.compile(r'''
  (?P<mark><<[^<>\n]{0,200}>>)
 |(?P<bad>https?://\S+|\d+(?:st|nd|rd|th)\b|[=-]+>(?!>)|=<(?!<)|\d{31,}
@@ -40,7 +40,7 @@ _TOKEN = re.compile(r'''
 |(?P<skip>(?<![\w)\]}])(?<![\w)\]}]\ )\*\*|\*\*(?![\w(.√\\-])(?!\ [\w(√\\-])
    |(?<=\ )\*\*(?!\ )|(?<!\ )\*\*(?=\ )
    |\\(?:left|right|boxed|displaystyle)(?![a-z])|\\[,;! ]|[&~])
-|(?P<op>\*\*|[-+*/^−–—×⋅·∙∗•÷⁄]|\\(?:times|cdot|div|ast)(?![a-zA-Z]))
+|(?P<op>\*\*|[-+*/−–—×⋅·∙∗•÷⁄]|\^(?!\{?\\circ)|\\(?:times|cdot|div|ast)(?![a-zA-Z]))
 |(?P<say>\b(?:plus|minus|times|divided\ by|multiplied\ by)\b)
 |(?P<sup>[⁰¹²³⁴⁵⁶⁷⁸⁹]+)
 |(?P<func>√|\bsqrt\b|\\(?:sqrt|[dt]?frac|[dt]?binom)(?![a-zA-Z]))
@@ -51,14 +51,14 @@ _TOKEN = re.compile(r'''
 |(?P<rp>[)\]}]|\\[})\]])
 |(?P<bang>!)
 |(?P<word>\\(?:text|mathrm|textbf|mbox)\s?\{[^{}]{0,80}\}(?:\^\{?[23]\}?(?!\d))?
-   |°[CF]?(?![A-Za-z])|\^\{?\\circ\}?
+   |¢|°[CF]?(?![A-Za-z])|\^\{?\\circ\}?
    |(?:(?<=[\d/}]\ )|(?<=/))(?:[cdkm]?m|ft|yd|s)[²³]
    |(?:(?<=[\d/}]\ )|(?<=/))(?:[cdkm]m|ft|yd)\^\{?[23]\}?(?!\d)|(?<=/)[ms]\^2
    |\\?[^\W\d_]+(?:['’-][^\W\d_]+)*(?:['’](?![^\W\d_]))?)
 |(?P<gap>[ \t\u00a0\u2009\u202f]+)
 |(?P<sep>.|\n)''', re.X)
 
-# %% ../nbs/05a_expressions.ipynb #aaf032b9
+# %% ../nbs/05a_expressions.ipynb #9d8edf21
 @dataclass(frozen=True, slots=True)
 class Token:
     "A piece of text: kind, canonical spelling, place"
@@ -82,7 +82,7 @@ def tokens(
         if kind in ('op', 'say'): s = _OPS.get(s, s)
         elif kind == 'rel': s = _RELS.get(s, s)
         elif '\\circ' in s: s = '°'
-        elif kind == 'word' and len(s) == 1 and s not in 'aI°': kind = 'name'
+        elif kind == 'word' and len(s) == 1 and s not in 'aI°¢': kind = 'name'
         out.append(Token(kind, s, m.start(), m.end(), space))
         space = False
     return _in_context(out)

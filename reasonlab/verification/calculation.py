@@ -181,7 +181,7 @@ def _show(x):
     if d > 999: return f'{float(x):.6g}'
     return f'{float(x):.10g}' if d == 1 else f'{x.numerator}/{x.denominator}'
 
-# %% ../../nbs/50a_calculation.ipynb #1f898526
+# %% ../../nbs/50a_calculation.ipynb #629928c6
 def _certificate(e, a, b):
     "Left and right in canonical ASCII; `decimals` of the rounded side"
     equal = e.relation in ('=', '~')
@@ -192,7 +192,7 @@ def _why(e, a, b, measured):
     "One sentence: what is wrong, what would be right"
     if e.relation not in ('=', '~'):
         return f'{_show(a.number)} {e.relation} {_show(b.number)} does not hold'
-    left, found = ' '.join(e.left.strip('$ ').split()), _show(a.number)
+    left, found = ' '.join(e.left.removeprefix('$$').split()), _show(a.number)
     if measured:
         found, size = e.right.strip().split()[-1], unit_of(b.units[-1])[1]
         found = f'{_show(a.number / size)} {found}'

@@ -191,13 +191,14 @@ def _listed(m, clause):
     empty = _NOTHING.match(rest) and (m[0].endswith('is') or rest.strip(' .'))
     return symbols(rest) or ([] if empty else None)
 
-# %% ../../nbs/50b_domains.ipynb #5e34a7c3
+# %% ../../nbs/50b_domains.ipynb #b141086a
 def _closing(t, clause):
     "Is this the order of popping, are these the closing symbols?"
     pop = _POP.search(clause)
     m = pop or _NEED.search(clause)
     said = _listed(m, clause) if m else None
     if said is None or re.search(rf'{_B}.*\b(?:for|clos|match)', clause): return
+    if said[1::2] == [CLOSER.get(s) for s in said[::2]]: said = said[1::2]
     order = t.stack[::-1] if pop or t.pops is None else t.pops
     named = not pop and {*said} <= {*OPENER.values()} and 'clos' in clause
     right = order if pop or named else [CLOSER.get(s, s) for s in order]

@@ -309,20 +309,23 @@ def _marked(text, lines, marks):
         out += _units(text, own[tail:])
     return out
 
-# %% ../../nbs/50_prose.ipynb #32ef9e2a
+# %% ../../nbs/50_prose.ipynb #3c944d37
 _OPENING = re.compile(
-    r"\W*(?:sure|certainly|okay|of course|here(?:['’]s| is| are)|(?:let['’]?s|"
+    r"\W*(?:sure|certainly|okay|of course|(?:great|good) question"
+    r"|absolutely|here(?:['’]s| is| are)|(?:let['’]?s|"
     r"let us|let me|we (?:will|can|need to)|i will|i['’]ll|we['’]ll)\s"
     r"(?:think|solve|break|work|see|start|begin|figure|go|look|tackle|do|proceed)|"
     r"to (?:solve|find|answer|determine)\b.*\b(?:need to|steps|follow)|"
     r"first, let['’]s)\b",
     re.I)
 
+_SIGNOFF = re.compile(r"\W*(?:i hope|hope (?:this|that)|let me know|feel free)\b", re.I)
+
 def _idle(text, r, first):
     "An announcement that claims nothing: 'Let's think step by step.', 'We know:'"
     t = text[r.start:r.end]
     if r.label or r.role or len(t) > 160 or _CLAIMS.search(t): return False
-    return t.endswith(':') or bool(first and _OPENING.match(t))
+    return t.endswith(':') or bool(_SIGNOFF.match(t) or first and _OPENING.match(t))
 
 # %% ../../nbs/50_prose.ipynb #99f08338
 def _split(text, r):
