@@ -7,12 +7,12 @@ Docs: https://reasonlab.github.io/reasonlab/arrangement.html.md"""
 # %% auto #0
 __all__ = ['judge', 'Arrangements']
 
-# %% ../../nbs/50i_arrangement.ipynb #3237caa5
+# %% ../../nbs/50i_arrangement.ipynb #3b45b21c
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ..logic import Arrangement, normal, possible
-from .steps import Check
+from .steps import Replayed, replayed_checks
 from .places import (FROM, Puzzle, claims, listing, masked,
                                            masked_clauses, named, puzzle, start_of)
 
@@ -217,24 +217,12 @@ def _step(state, text):
     state.said |= {i.what for i in items if i.kind == 'is'}
     if places is not None: state.places = places
 
-# %% ../../nbs/50i_arrangement.ipynb #7a161d35
-class Arrangements:
+# %% ../../nbs/50i_arrangement.ipynb #04c6eb5f
+class Arrangements(Replayed):
     "Checks chains that place objects in a row"
-    kind = 'domain'
+    def replay(self, chain): return _replay(chain)
 
-    def applies(self, chain) -> bool:
-        "Does the question read as an arrangement, and the chain as work on it?"
-        return sum(map(len, _replay(chain).values())) >= 2
-
-    def check(self, step, chain) -> list[Check]:
-        "What can be said of one step, given what was read and claimed before"
-        return list(_replay(chain).get(step.index, ()))
-
-    def check_chain(self, chain) -> list[Check]:
-        "The same for all steps, in order"
-        return [c for s in chain.steps for c in self.check(s, chain)]
-
-# %% ../../nbs/50i_arrangement.ipynb #b1f9fff5
+# %% ../../nbs/50i_arrangement.ipynb #af6a8196
 @lru_cache(64)
 def _replay(chain):
     "Checks by the index of the step"
@@ -242,8 +230,5 @@ def _replay(chain):
     if found is None: return out
     state = _State(found)
     for s in chain.steps:
-        out[s.index] = tuple(
-            Check('domain', 'refuted' if cert else 'supported',
-                  (s.start + start, s.start + end), why, cert)
-            for start, end, why, cert in _step(state, s.text))
+        out[s.index] = replayed_checks(s, _step(state, s.text))
     return out

@@ -7,7 +7,7 @@ Docs: https://reasonlab.github.io/reasonlab/sorting.html.md"""
 # %% auto #0
 __all__ = ['Sorting']
 
-# %% ../../nbs/50j_sorting.ipynb #cb89488b
+# %% ../../nbs/50j_sorting.ipynb #f05fd6db
 import re
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -15,7 +15,7 @@ from functools import lru_cache
 from reasonlab.verification.orders import (
     NTH, Order, grouped, letter_at, letters, orders, out_of_order, pairs, plain_word,
     replaced, same, to_sort)
-from .steps import Check
+from .steps import Replayed, replayed_checks
 
 # %% ../../nbs/50j_sorting.ipynb #0a4ef567
 @dataclass
@@ -203,24 +203,12 @@ def _step(state, text, last=False):
     yield from _on_letters(state, said, about)
     yield from _on_orders(state, found, text)
 
-# %% ../../nbs/50j_sorting.ipynb #6f3f0e99
-class Sorting:
+# %% ../../nbs/50j_sorting.ipynb #697b5401
+class Sorting(Replayed):
     "Checks chains that sort words by their letters"
-    kind = 'domain'
+    def replay(self, chain): return _replay(chain)
 
-    def applies(self, chain) -> bool:
-        "Does the chain sort the words of its question?"
-        return sum(map(len, _replay(chain).values())) >= 2
-
-    def check(self, step, chain) -> list[Check]:
-        "What can be said of one step, given what was claimed before"
-        return list(_replay(chain).get(step.index, ()))
-
-    def check_chain(self, chain) -> list[Check]:
-        "The same for all steps, in order"
-        return [c for s in chain.steps for c in self.check(s, chain)]
-
-# %% ../../nbs/50j_sorting.ipynb #1b250d55
+# %% ../../nbs/50j_sorting.ipynb #9458a5ae
 @lru_cache(64)
 def _replay(chain):
     "Checks by the index of the step"
@@ -228,8 +216,5 @@ def _replay(chain):
     if len(words) < 2: return out
     state = _State(words)
     for s in chain.steps:
-        out[s.index] = tuple(
-            Check('domain', 'refuted' if cert else 'supported',
-                  (s.start + start, s.start + end), why, cert)
-            for start, end, why, cert in _step(state, s.text, s.role == 'final'))
+        out[s.index] = replayed_checks(s, _step(state, s.text, s.role == 'final'))
     return out
