@@ -8,10 +8,10 @@ Docs: https://reasonlab.github.io/reasonlab/natural_program.html.md"""
 __all__ = ['FEATURES', 'CLAIMS', 'STUDY', 'MAKERS', 'checkers', 'Examined', 'examine', 'features', 'probability', 'fit', 'as_row',
            'verify', 'verify_row', 'examined_rows', 'observe_flags', 'observe_first', 'observe', 'retrain']
 
-# %% ../../nbs/51_natural_program.ipynb #4a461f30
+# %% ../../nbs/51_natural_program.ipynb #8dc21ddd
 import hashlib, importlib, json, math, sys
 from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 import numpy as np
 from ..claims import Claim, Observation, Study
@@ -166,18 +166,21 @@ def _as_list(text):
     except ValueError: return text
     return got if isinstance(got, list) else text
 
-# %% ../../nbs/51_natural_program.ipynb #2e2543fb
+# %% ../../nbs/51_natural_program.ipynb #fbb9efad
 def examined_rows(
     name: str, # verify_cot or bigbench_mistake
+    most: int | None = None, # chains of each task, the first ones; None: all
 ) -> tuple: # of (row, Examined), cached for the process
     "A public set, examined"
-    return _examined_rows(name)
+    return _examined_rows(name, most)
 
-# %% ../../nbs/51_natural_program.ipynb #832f1479
+# %% ../../nbs/51_natural_program.ipynb #cd4e0bc1
 @lru_cache(maxsize=4)
-def _examined_rows(name):
+def _examined_rows(name, most):
     from tqdm.auto import tqdm
-    rows = data_rows(name)
+    every = data_rows(name)
+    rows = [r for t in dict.fromkeys(r['task'] for r in every)
+            for r in [r for r in every if r['task'] == t][:most]]
     bar = tqdm(rows, desc=f'checking {name}', delay=2, leave=False,
                disable=not sys.stderr.isatty())
     return tuple((r, examine(parse(*_seen(r)))) for r in bar)
@@ -229,12 +232,13 @@ def observe_flags(
         oracle=np.array([r['correct'] for r in rows]) * 1,
         stratum=np.array([r['task'] for r in rows])))
 
-# %% ../../nbs/51_natural_program.ipynb #a75ee11f
+# %% ../../nbs/51_natural_program.ipynb #9b77bbfc
 def observe_first(
     seed: int,
+    most: int | None = None, # chains of each task; None: all
 ) -> Observation: # one row per chain of bigbench_mistake
     "Is the first mistake located exactly? Beside the most common index and a sham"
-    rows, examined = zip(*examined_rows('bigbench_mistake'))
+    rows, examined = zip(*examined_rows('bigbench_mistake', most))
     rng, none = np.random.default_rng(seed), -1
     task = np.array([r['task'] for r in rows])
     group = np.array([_group(r['input']) for r in rows])
@@ -271,15 +275,16 @@ CLAIMS = (
         control='shuffled_answers', expected=.85),
 )
 
-# %% ../../nbs/51_natural_program.ipynb #78055e8b
+# %% ../../nbs/51_natural_program.ipynb #84fd7522
 def observe(
-    scale: str, # smoke leaves the real sets out
+    scale: str, # smoke leaves the real sets out; home takes 80 chains of a task
     seed: int,
 ) -> dict: # claim id -> Observation, or None where data is absent
     "One seed of the chapter's study, on worlds and on real chains"
     from reasonlab.verification.local_whole import observe_world
     out = observe_world(scale, seed) | observe_votes(scale, seed)
-    real = dict(flags=observe_flags, flags_gain=observe_flags, first=observe_first)
+    first = partial(observe_first, most=None if scale == 'full' else 80)
+    real = dict(flags=observe_flags, flags_gain=observe_flags, first=first)
     for name, look in real.items():
         try: out[f'natural_program.{name}'] = None if scale == 'smoke' else look(seed)
         except DataMissing: out[f'natural_program.{name}'] = None
