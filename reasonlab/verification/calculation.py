@@ -181,7 +181,23 @@ def _show(x):
     if d > 999: return f'{float(x):.6g}'
     return f'{float(x):.10g}' if d == 1 else f'{x.numerator}/{x.denominator}'
 
-# %% ../../nbs/50a_calculation.ipynb #629928c6
+# %% ../../nbs/50a_calculation.ipynb #cb0ef612
+_TEX = [(re.compile(p), r) for p, r in [
+    (r'\^\{?\\circ\}?', '°'), (r'\\(?:left|right|displaystyle|[,;!])|&', ''),
+    (r'\\(?:times|ast)\b', '×'),
+    (r'\\cdot\b', '·'), (r'\\div\b', '÷'), (r'\\pi\b', 'π'), (r'\\([$%{}])', r'\1'),
+    (r'\\(?:text|mathrm|mbox|textbf)\s?\{([^{}]*)\}', r'\1'),
+    (r'\\sqrt\s?\{([^{}]*)\}', r'√(\1)'),
+    (r'\\[dt]?frac\s?\{(\w+)\}\s?\{(\w+)\}', r'\1/\2'),
+    (r'\\[dt]?frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}', r'(\1)/(\2)')]]
+
+def _readable(left):
+    "A side of an equation without the commands of LaTeX, on one line"
+    left = left.removeprefix('$$')
+    for pattern, plain in _TEX: left = pattern.sub(plain, left)
+    return ' '.join(left.split())
+
+# %% ../../nbs/50a_calculation.ipynb #e3350788
 def _certificate(e, a, b):
     "Left and right in canonical ASCII; `decimals` of the rounded side"
     equal = e.relation in ('=', '~')
@@ -192,7 +208,7 @@ def _why(e, a, b, measured):
     "One sentence: what is wrong, what would be right"
     if e.relation not in ('=', '~'):
         return f'{_show(a.number)} {e.relation} {_show(b.number)} does not hold'
-    left, found = ' '.join(e.left.removeprefix('$$').split()), _show(a.number)
+    left, found = _readable(e.left), _show(a.number)
     if measured:
         found, size = e.right.strip().split()[-1], unit_of(b.units[-1])[1]
         found = f'{_show(a.number / size)} {found}'

@@ -73,7 +73,7 @@ def _letters(clause, row):
         out = [(w, row.index, c) for w, c in zip(row.words, said)]
     return out
 
-# %% ../../nbs/50f_letters.ipynb #05b9d718
+# %% ../../nbs/50f_letters.ipynb #dd26e6d1
 def _letter(row, word, index, said):
     "Is this the letter of the word, and is the word the next one?"
     parts, want = word.split(), row.words[row.done:]
@@ -89,7 +89,8 @@ def _letter(row, word, index, said):
         row.fresh.append(said)
         row.done = min(row.done + 1, len(row.words))
     if len(word) < abs(index) + (index >= 0): return
-    why = f'letter {index + 1 if index >= 0 else index} of {word} is {word[index]}'
+    place = 'the last letter' if index == -1 else f'letter {index % len(word) + 1}'
+    why = f'{place} of {word} is {word[index]}'
     bad = dict(type='letter', word=word, index=index, stated=said)
     yield weigh(word[index].lower() == said.lower(), why, said, bad)
 
