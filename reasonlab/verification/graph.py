@@ -75,10 +75,10 @@ def numbers(
         if value is not None: out.append((Fraction(value), *m.span()))
     return tuple(out)
 
-# %% ../../nbs/50g_graph.ipynb #75ed0445
+# %% ../../nbs/50g_graph.ipynb #7b918d1e
 _CUT = re.compile(r'[:;?!]|,(?!\d{3})|\.(?!\d)')
-_UNKNOWN = re.compile(r'\d[A-Za-z]\b|(?<![A-Za-z\\])[b-zB-HJ-Z](?![A-Za-z.])'
-                      r'|\.\.\.|dots|…')
+_UNKNOWN = re.compile(r'\d[A-Za-z]\b|\d\s*[*×]\s*[A-Za-z]{3}|\.\.\.|dots|…'
+                      r'|(?<![A-Za-z\\])[b-zB-HJ-Z](?![A-Za-z.])')
 _COPY = re.compile(r':\s*[$€£]?[\d,.]+%?(?:\s+[A-Za-z]+){0,3}\.?\s*$')
 _KNOWN = [(re.compile(rf'\b(?:{words})', re.I), frozenset(map(Fraction, values)))
     for words, values in [('days?|weeks?', (7, 365)), ('months?|years?', (12, 52, 365)),
@@ -95,7 +95,7 @@ def _common(text):
     out = {Fraction(0), Fraction(1), Fraction(100), Fraction(1, 2)}
     return out.union(*(v for words, v in _KNOWN if words.search(text)))
 
-# %% ../../nbs/50g_graph.ipynb #2824d5b2
+# %% ../../nbs/50g_graph.ipynb #45e7928b
 def _operands(text):
     "(value, start, end, values seen before in the step) of each number it uses"
     out, seen = [], set()
@@ -104,7 +104,8 @@ def _operands(text):
         cut = max((m.end() for m in _CUT.finditer(first)), default=0)
         if (equals and not _UNKNOWN.search(line[0])) or _COPY.search(first):
             if not equals: cut = first.rfind(':')
-            used = [n for n in numbers(first) if n[1] >= cut and first[n[1]].isdigit()]
+            used = [n for n in numbers(first) if n[1] >= cut
+                    and first[n[1]].isdigit() and first[n[1] - 1:n[1]] != '^']
             count = {Fraction(len(used) - 1)} if len(used) > 2 else set()
             out += [(v, line.start() + a, line.start() + b, frozenset(seen | count))
                     for v, a, b in used]
