@@ -26,7 +26,8 @@ def test_state_is_what_stands(p):
     assert finding(p).exists(), f"{p.slug} is working, but data/findings/{p.slug}.json is missing"
     stored = json.loads(finding(p).read_text(encoding="utf-8"))
     assert stored["schema"] == 1 and stored["slug"] == p.slug and stored["findings"]
-    assert p.claims, f"{p.slug} is working and claims nothing"
+    study = importlib.import_module(f"reasonlab.{p.module}").STUDY
+    assert p.claims == tuple(c.id for c in study.claims), f"data/papers.yaml and the study disagree on the claims of {p.slug}"
 
 
 @each_paper

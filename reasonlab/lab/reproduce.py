@@ -60,7 +60,7 @@ def run_study(
         found = study.run(scale, seeds, store, progress, **options)
     return found, where
 
-# %% ../../nbs/82a_reproduce.ipynb #a7dc053e
+# %% ../../nbs/82a_reproduce.ipynb #cd94a1d9
 def side_by_side(
     study: Study,
     fresh: list, # findings of this run
@@ -70,7 +70,7 @@ def side_by_side(
     stored = read_findings(study.slug, folder)
     def show(f):
         if f is None or f.estimate is None: return NO_DATA
-        note = f' ({f.note})' if f.note else ''
+        note = f" ({f.note.split('.')[0]})" if f.note else ''
         return (f'{f.estimate:.3f} [{f.low:.3f}, {f.high:.3f}], '
                 f'{len(set(f.seeds))} seeds{note}')
     return [dict(claim=c.id, text=c.text, fresh=show(f), stored=show(stored.get(c.id)),
