@@ -7,13 +7,13 @@ Docs: https://reasonlab.github.io/reasonlab/arrangement.html.md"""
 # %% auto #0
 __all__ = ['judge', 'Arrangements']
 
-# %% ../../nbs/50i_arrangement.ipynb #3b45b21c
+# %% ../../nbs/50i_arrangement.ipynb #d511abab
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ..logic import Arrangement, normal, possible
 from .steps import Replayed, replayed_checks
-from .places import (FROM, Puzzle, claims, listing, masked,
+from .places import (FROM, Puzzle, claims, listing,
                                            masked_clauses, named, puzzle, start_of)
 
 # %% ../../nbs/50i_arrangement.ipynb #a4eb043c

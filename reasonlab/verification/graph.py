@@ -252,7 +252,7 @@ def _rounded(value, pool, steps):
     if value.denominator > 1: return any(near) and bool(_CLOCK.search(text))
     return any(v.denominator > 1 for v in near) and bool(_ROUNDS.search(text))
 
-# %% ../../nbs/50g_graph.ipynb #887f1c9a
+# %% ../../nbs/50g_graph.ipynb #78e4983e
 def _say(v):
     "A value for a person: 3.5, not 7/2"
     return f'{float(v):.10g}' if v.denominator in (1, 2, 4, 5, 8, 10, 20, 25, 50, 100
@@ -260,8 +260,7 @@ def _say(v):
 
 def _option(step, chain, derived):
     "A chosen option whose number is not the derived one while another's is"
-    m = None
-    for m in _OPTION.finditer(step.text): pass
+    m = (list(_OPTION.finditer(step.text)) or [None])[-1]
     values = [numbers(c)[0][0] if len(numbers(c)) == 1 else None for c in chain.choices]
     k = 'ABCDEFGHIJ'.index(m[1]) if m else len(values)
     if k >= len(values) or not derived or derived[-1] not in values: return []
