@@ -229,14 +229,22 @@ def demo(report: Annotated[Path, typer.Option(
                   'a file to start from.')
     if open_: _open(report)
 
-# %% ../../nbs/82_cli.ipynb #18173f61
+# %% ../../nbs/82_cli.ipynb #ca4086d5
+def _columns(*names):
+    "A table whose last column gives way on a narrow terminal, and no other"
+    t = Table(box=None, expand=True)
+    for n in names[:-1]: t.add_column(n, no_wrap=True)
+    t.add_column(names[-1], no_wrap=True, overflow='ellipsis', ratio=1)
+    return t
+
 @app.command('papers', rich_help_panel='The book')
 def papers_(json_: AS_JSON = False):
     """The nineteen papers: notebook, command and state of each."""
-    t = Table('paper', 'year', 'arXiv', 'notebook', 'command', 'state', box=None)
+    t = _columns('notebook', 'arXiv', 'command', 'state', 'paper')
     for p in papers().values():
-        t.add_row(Text(p.title), str(p.year), p.arxiv, p.notebook, p.command,
-                  f"[{'green' if p.state == 'working' else 'dim'}]{p.state}[/]")
+        t.add_row(p.notebook, p.arxiv, p.command,
+                  f"[{'green' if p.state == 'working' else 'dim'}]{p.state}[/]",
+                  Text(p.title))
     keep = 'slug', 'title', 'year', 'arxiv', 'notebook', 'command', 'state'
     emit([{k: getattr(p, k) for k in keep} for p in papers().values()], t, json_)
 
@@ -250,7 +258,7 @@ def settings(json_: AS_JSON = False):
     for k, v in now.items(): t.add_row(k, Text(str(v)), f'REASONLAB_{k.upper()}')
     emit([now], t, json_)
 
-# %% ../../nbs/82_cli.ipynb #2505bd1b
+# %% ../../nbs/82_cli.ipynb #1a2cb7be
 def _known(name):
     if name not in catalog(): _stop(f"no data set called {name!r}; "
                                     f"there are {', '.join(catalog())}")
@@ -259,11 +267,11 @@ def _known(name):
 @data_app.command('list')
 def data_list():
     """The sets of the catalogue, and what of them is on this machine."""
-    t = Table('set', 'what', 'licence', 'from', 'here', box=None)
+    t = _columns('set', 'licence', 'here', 'what, and from where')
     for d in catalog().values():
         here = [r['status'] for r in check(d.name)]
-        t.add_row(d.name, Text(d.title), d.licence, f'{d.repo} @ {d.commit[:12]}',
-                  ', '.join(sorted(set(here))))
+        t.add_row(d.name, d.licence, ', '.join(sorted(set(here))),
+                  Text(f'{d.title} ({d.repo} @ {d.commit[:7]})'))
     _console().print(t)
 
 # %% ../../nbs/82_cli.ipynb #e086ab32
@@ -306,7 +314,7 @@ def _reproduce_one(slug, scale, seeds, resume, store):
     _err().print(f'{slug}: results in {where}')
     return [dict(schema=1, slug=slug) | r for r in side_by_side(study, found)]
 
-# %% ../../nbs/82_cli.ipynb #4ea1ea51
+# %% ../../nbs/82_cli.ipynb #3d9b436b
 @app.command(rich_help_panel='The book')
 def reproduce(
         slugs: Annotated[Optional[list[str]], typer.Argument(metavar='[SLUG]...',
@@ -332,6 +340,8 @@ def reproduce(
             rows += _reproduce_one(slug, scale or load_settings().scale, seeds,
                                    resume, store)
     except (ValueError, RuntimeError) as e: _stop(str(e))
+    except ImportError as e: _stop(f"this chapter needs {e.name}: "
+                                   "pip install 'reasonlab[models,solvers]'")
     emit(rows, _claims_table(rows), json_)
     if report: _scorecard_page(report)
 
