@@ -108,6 +108,11 @@ class Book:
             out.append(line if fenced else self.linked(page, line))
         return "\n".join(out)
 
+    def addressed(self, text):
+        "Links to notebooks as addresses of their pages"
+        def to_page(m): return f"[{m[1]}]({name}.html{m[3] or ''})" if (name := page_name(Path(m[2]))) in self.pages else m[1]
+        return LINK.sub(to_page, text)
+
     def cells(self, page, cell):
         "What one cell of a notebook becomes: none, one, or its heading and itself"
         src, says = source(cell), directives(source(cell))
@@ -117,6 +122,8 @@ class Book:
         tags = sorted({tag for key, tag in TAGS.items() if key in says and says[key] != ("true" if key in ("echo", "output") else "false")})
         exported = bool(says.keys() & {"export", "exports"})
         cell = dict(cell, source=body, metadata={"tags": tags + ["library"] * exported})
+        for o in cell["outputs"]:  # a computed table links to pages, too; what is shown is plain markdown, so by their address
+            if "text/markdown" in o.get("data", {}): o["data"]["text/markdown"] = self.addressed("".join(o["data"]["text/markdown"]))
         said = ["".join(o["data"].get("text/plain", "")) for o in cell["outputs"] if "image/png" in o.get("data", {})]
         if any(said): cell["metadata"]["mystnb"] = {"image": {"alt": " ".join(said[0].split())}}  # a figure's text stands beside it
         names = defined(body) if exported else []
