@@ -294,11 +294,13 @@ def data_check(name: Annotated[Optional[str], typer.Argument()] = None):
     _console().print(t)
     raise typer.Exit(int(any(r['status'] in ('missing', 'differs') for r in found)))
 
-# %% ../../nbs/82_cli.ipynb #d6e768d8
+# %% ../../nbs/82_cli.ipynb #f45b83f5
 def _claims_table(rows):
     t = Table('claim', 'yours', 'stored', 'intervals', 'stored verdict', box=None)
-    for r in rows:
-        t.add_row(r['claim'], r['fresh'], r['stored'], r['meets'], r['verdict'])
+    t.columns[0].no_wrap = t.columns[4].no_wrap = True
+    for r in rows: # the slug stands on the line above, on standard error
+        t.add_row(r['claim'].partition('.')[2], r['fresh'], r['stored'], r['meets'],
+                  r['verdict'])
     return t
 
 def _reproduce_one(slug, scale, seeds, resume, store):
