@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import numpy as np
-from . import stats
+from . import hierarchical, stats
 from .core import asset_root
 from .runs import digest, write_atomic
 
@@ -222,7 +222,7 @@ def _kept_honest(i, name, tables, column, rng):
     G = _clusters(tables, by_label='balanced' in name or 'auc' in name)
     zero_one = all(np.isin(t[column], (0, 1)).all() for t in tables.values())
     if name == 'accuracy' or name == 'mean' and zero_one: return stats.widen_share(i, G)
-    if name == 'balanced_accuracy': return stats.widen_balanced(
+    if name == 'balanced_accuracy': return hierarchical.widen_balanced(
         i, [(t['y'], t[column], t['group']) for t in tables.values()], rng)
     rest = 0. if i.low < i.high else 1 - ((1 - i.level)/2)**(1/G)
     i = replace(i, low=i.low - rest, high=i.high + rest)
@@ -234,20 +234,18 @@ def _columns(claim, f, tables, columns, rng, n_resamples):
     "An interval maker for many columns on the same resamples, the points, rows"
     def stat(t): return lambda w: np.stack([f(t, w, c) for c in columns], -1)
     parts = [(stat(t), t['group']) for t in tables.values()]
-    try: each, boot, G, n = stats.hierarchical_draws(parts, rng, n_resamples)
+    try: d = hierarchical.hierarchical_draws(parts, rng, n_resamples)
     except ValueError as e: raise ValueError(f"{claim.id}: {e}") from None
     draw = int(rng.integers(2**62)) # the same seeds for every column, too
 
     def interval(column, minus=None, level=.95):
-        x, y = (v[..., columns.index(column)] for v in (each, boot))
-        if minus: x, y = (u - v[..., columns.index(minus)]
-                          for u, v in ((x, each), (y, boot)))
+        at = columns.index(column), None if minus is None else columns.index(minus)
         rng = np.random.default_rng(draw)
-        i = stats.hierarchical_interval(x, y, G, n, rng, level)
+        i = hierarchical.hierarchical_interval(d.column(*at), rng, level)
         i = _kept_honest(i, claim.statistic + '_gain'*bool(minus), tables, column, rng)
         return [round(float(v), 6) for v in (i.estimate, i.low, i.high)]
-    points = dict(zip(columns, np.round(each.mean(0), 6).tolist()))
-    return interval, points, n
+    points = dict(zip(columns, np.round(d.each.mean(0), 6).tolist()))
+    return interval, points, d.rows
 
 # %% ../nbs/04_claims.ipynb #4f6c2b1a
 def finding(

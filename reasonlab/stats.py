@@ -6,8 +6,7 @@ Docs: https://reasonlab.github.io/reasonlab/stats.html.md"""
 
 # %% auto #0
 __all__ = ['Interval', 'wilson', 'mean', 'accuracy', 'balanced_accuracy', 'auc', 'ece', 'bootstrap', 'cluster_bootstrap',
-           'widen_share', 'paired_bootstrap', 'hierarchical_draws', 'hierarchical_interval', 'hierarchical_bootstrap',
-           'widen_balanced', 'balanced_accuracy_interval', 'Test', 'permutation', 'mcnemar']
+           'widen_share', 'paired_bootstrap', 'Test', 'permutation', 'mcnemar']
 
 # %% ../nbs/01_stats.ipynb #36d25034
 from dataclasses import dataclass, replace
@@ -148,15 +147,42 @@ def _stretch(level, df, inflate):
     q = (1 + level)/2
     return float(stdtrit(df, q)/ndtri(q)*sqrt(inflate))
 
-def _quantiles(estimate, boot, level, k=None):
-    "Percentile bounds; with k stretched, and never inside Student's own interval"
+def _quantiles(estimate, boot, level, k=None, skew=(1., 1.)):
+    "Percentile bounds; with k stretched, and never inside Student's (times the skew)"
     from scipy.special import ndtri
     tail = (1 - level)/2
     low, high = map(float, np.nanquantile(boot, [tail, 1 - tail]))
     if k is None: return low, high
     half = float(k*ndtri(1 - tail)*np.nanstd(boot))
-    return (estimate - max(k*(estimate - low), half),
-            estimate + max(k*(high - estimate), half))
+    return (estimate - max(k*(estimate - low), half*skew[0]),
+            estimate + max(k*(high - estimate), half*skew[1]))
+
+# %% ../nbs/01_stats.ipynb #038a5323
+def _parts(G, rng, most=500):
+    "A group for each cluster: its own, or with many clusters one of `most`"
+    return np.arange(G) if G <= most else rng.permutation(np.arange(G) % most)
+
+def _leave_out(stat, part, K):
+    "How the statistic changes when each of K groups of rows is left out: [K, ...]"
+    full, every = stat(np.ones((1, len(part)))), np.arange(K)
+    size = max(10, 1_200_000//len(part))
+    without = [stat((part != every[i:i + size, None])*1.) for i in range(0, K, size)]
+    return np.nan_to_num(full - np.concatenate(without))
+
+def _skew(change, rng, n_resamples, level):
+    "Reach of the studentized bootstrap below and above, in Student's; at least 1"
+    from scipy.special import stdtrit
+    K, d = len(change), change - change.mean()
+    if not d.any(): return 1., 1.
+    d = d/np.abs(d).max()
+    least, t = d.std(ddof=1)/4, [] # a resample of equal clusters has no spread
+    for b in _chunks(n_resamples, K):
+        m, square = (_draws(K, rng, b) @ np.stack([d, d*d], 1)/K).T
+        spread = np.sqrt(np.maximum(square - m*m, 0)*K/(K - 1))
+        t.append(m/np.maximum(spread, least)*sqrt(K))
+    low, high = np.quantile(np.concatenate(t), [(1 - level)/2, (1 + level)/2])
+    student = stdtrit(K - 1, (1 + level)/2)
+    return max(1., float(high/student)), max(1., float(-low/student))
 
 # %% ../nbs/01_stats.ipynb #40f219f4
 def _one(stat, n):
@@ -168,13 +194,11 @@ def _resample(stat, index, n_groups, rng, n_resamples):
     return np.concatenate([stat(_draws(n_groups, rng, b)[:, index])
                            for b in _chunks(n_resamples, len(index))])
 
-def _bca(stat, index, n_groups, boot, estimate, level):
+def _bca(change, boot, estimate, level):
     "BCa bounds; acceleration from leaving out one cluster at a time"
     from scipy.special import ndtr, ndtri
-    jack = np.concatenate([stat((index[None] != g[:, None]).astype(float))
-        for g in np.array_split(np.arange(n_groups), -(-n_groups//250))])
-    d = np.nanmean(jack) - jack
-    a = np.nansum(d**3)/(6*np.nansum(d**2)**1.5) if np.nansum(d**2) else 0.
+    d = change - change.mean()
+    a = (d**3).sum()/(6*(d**2).sum()**1.5) if (d**2).sum() else 0.
     boot = boot[np.isfinite(boot)]
     below = ((boot < estimate).mean() + (boot <= estimate).mean())/2
     z0 = ndtri(np.clip(below, 1e-4, 1 - 1e-4))
@@ -186,20 +210,25 @@ def cluster_bootstrap(
     stat, # weights [b, n] -> [b]
     groups, # n names of clusters
     rng: np.random.Generator,
-    method: str = 'stretched', # 'percentile', 'bca'
+    method: str = 'studentized', # 'stretched', 'percentile', 'bca'
     n_resamples: int = 2000,
     level: float = .95,
 ) -> Interval:
     "Interval of a statistic when whole clusters are drawn"
+    if method not in ('studentized', 'stretched', 'percentile', 'bca'):
+        raise ValueError(f"no method {method!r}")
     _, index = np.unique(np.asarray(groups), return_inverse=True)
     n, G = len(index), int(index.max()) + 1
     if G < 2: raise ValueError("one cluster has no spread: two or more are needed")
-    estimate = _one(stat, n)
+    estimate, part = _one(stat, n), _parts(G, rng, G if method == 'bca' else 500)
     boot = _resample(stat, index, G, rng, n_resamples)
-    if method == 'bca': low, high = _bca(stat, index, G, boot, estimate, level)
+    def change(): return _leave_out(stat, part[index], part.max() + 1)
+    if method == 'bca': low, high = _bca(change(), boot, estimate, level)
     else:
-        k = {'percentile': None, 'stretched': _stretch(level, G - 1, G/(G - 1))}[method]
-        low, high = _quantiles(estimate, boot, level, k)
+        k = None if method == 'percentile' else _stretch(level, G - 1, G/(G - 1))
+        skew = (1., 1.)
+        if method == 'studentized': skew = _skew(change(), rng, 4*n_resamples, level)
+        low, high = _quantiles(estimate, boot, level, k, skew)
     return Interval(estimate, low, high, n, f'cluster {method}', level)
 
 # %% ../nbs/01_stats.ipynb #5c22e64d
@@ -230,101 +259,6 @@ def paired_bootstrap(
     groups = np.arange(len(truth)) if groups is None else groups
     return cluster_bootstrap(
         lambda w: metric(truth, a, w) - metric(truth, b, w), groups, rng, **kw)
-
-# %% ../nbs/01_stats.ipynb #b86d70a7
-def hierarchical_draws(
-    parts: list, # one (stat, groups) per seed; stat: [b, n] -> [b] or [b, k]
-    rng: np.random.Generator,
-    n_resamples: int = 2000,
-): # statistic per seed [S, ...], on resamples [B, S, ...], clusters, rows
-    "A statistic (or several) on resamples of the clusters, seed by seed"
-    sizes = [len(g) for _, g in parts]
-    names, index = np.unique(np.concatenate([np.asarray(g) for _, g in parts]),
-                             return_inverse=True)
-    index, G = np.split(index, np.cumsum(sizes)[:-1]), len(names)
-    if G < 2: raise ValueError("one cluster has no spread: two or more are needed")
-    each = np.stack([stat(np.ones((1, n)))[0] for (stat, _), n in zip(parts, sizes)])
-    if not np.isfinite(each).all(): raise ValueError(
-        "the statistic is not a number; is one class absent in a seed?")
-    boot = []
-    for b in _chunks(n_resamples, max(sizes)):
-        w = _draws(G, rng, b)
-        boot.append(np.stack([stat(w[:, i]) for (stat, _), i in zip(parts, index)], 1))
-    n = sum(np.max([np.bincount(i, minlength=G) for i in index], 0)) # not once a seed
-    return each, np.concatenate(boot), G, int(n)
-
-# %% ../nbs/01_stats.ipynb #894554b8
-def hierarchical_interval(
-    each, # [S] statistic per seed
-    boot, # [B, S] on resamples of the clusters
-    G: int, # number of clusters
-    n: int, # rows
-    rng: np.random.Generator, # draws the seeds
-    level: float = .95,
-) -> Interval:
-    "Interval of the mean over seeds, from `hierarchical_draws`"
-    S, vc = len(each), np.nanvar(np.nanmean(boot, 1))*G/(G - 1)
-    draws = _draws(S, rng, len(boot))
-    both = np.nansum(draws*boot, 1)/np.maximum((draws*np.isfinite(boot)).sum(1), 1)
-    vs = each.var(ddof=1)/S if S > 1 else 0.
-    k = 1.
-    if vs + vc > 0 and np.nanvar(both) > 0:
-        df = (vs + vc)**2/(vs**2/max(S - 1, 1) + vc**2/(G - 1))
-        k = _stretch(level, df, (vs + vc)/np.nanvar(both))
-    low, high = _quantiles(float(each.mean()), both, level, k)
-    return Interval(float(each.mean()), low, high, n,
-                    f'hierarchical, {S} seeds, {G} clusters', level)
-
-# %% ../nbs/01_stats.ipynb #a5f8f88c
-def hierarchical_bootstrap(
-    parts: list, # one (stat, groups) per seed; stat: weights [b, n] -> [b]
-    rng: np.random.Generator,
-    n_resamples: int = 2000,
-    level: float = .95,
-) -> Interval:
-    "Interval of the mean over seeds; same cluster name = same cluster in every seed"
-    each, boot, G, n = hierarchical_draws(parts, rng, n_resamples)
-    return hierarchical_interval(each, boot, G, n, rng, level)
-
-# %% ../nbs/01_stats.ipynb #d4e51f5c
-def _recall(label, parts, rng, n_resamples, level):
-    "Interval of one label's recall over all seeds, never tighter than Wilson's"
-    own = [((p == label)[t == label], g[t == label]) for t, p, g in parts]
-    own = [((lambda w, h=h: mean(h, w)), g) for h, g in own if len(h)]
-    G = len({*np.concatenate([g for _, g in own]).tolist()})
-    if G > 1: i = hierarchical_bootstrap(own, rng, n_resamples, level)
-    else:
-        r = float(np.mean([_one(stat, len(g)) for stat, g in own]))
-        i = Interval(r, r, r, 1, level=level)
-    return widen_share(i, G)
-
-def widen_balanced(
-    i: Interval, # bootstrap interval of a balanced accuracy
-    parts: list, # one (truth, pred, groups) per seed
-    rng: np.random.Generator,
-    n_resamples: int = 1000,
-) -> Interval:
-    "Never tighter than the recalls of the single labels allow"
-    parts = [tuple(map(np.asarray, p)) for p in parts]
-    shares = [_recall(v, parts, rng, n_resamples, i.level)
-              for v in np.unique(np.concatenate([t for t, _, _ in parts]))]
-    reach = [(r.estimate - r.low, r.high - r.estimate) for r in shares]
-    down, up = np.sqrt(np.square(reach).sum(0))/len(reach)
-    return replace(i, low=max(0., min(i.low, float(i.estimate - down))),
-                   high=min(1., max(i.high, float(i.estimate + up))))
-
-# %% ../nbs/01_stats.ipynb #c716807d
-def balanced_accuracy_interval(
-    truth, # n labels
-    pred, # n labels
-    groups, # n names of clusters
-    rng: np.random.Generator,
-    **kw, # method, n_resamples, level
-) -> Interval:
-    "Balanced accuracy with its cluster-bootstrap interval, widened where it must be"
-    i = cluster_bootstrap(
-        lambda w: balanced_accuracy(truth, pred, w), groups, rng, **kw)
-    return widen_balanced(i, [(truth, pred, groups)], rng)
 
 # %% ../nbs/01_stats.ipynb #b5a0e5ab
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats as sps
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from reasonlab import stats
+from reasonlab import hierarchical, stats
 
 RNG = np.random.default_rng
 
@@ -95,7 +95,7 @@ def test_balanced_accuracy_interval_against_a_plain_loop():
     for _ in range(600):
         i = np.concatenate([rows[c] for c in rng.integers(0, len(rows), len(rows))])
         loop.append(balanced_accuracy_score(y[i], p[i]))
-    i = stats.balanced_accuracy_interval(y, p, g, RNG(7), method="percentile")
+    i = hierarchical.balanced_accuracy_interval(y, p, g, RNG(7), method="percentile")
     assert (i.low, i.high) == pytest.approx(np.quantile(loop, [.025, .975]), abs=.012)
 
 
@@ -115,7 +115,7 @@ def test_invariances_of_the_cluster_bootstrap():
 def test_a_class_absent_from_some_resamples():
     """One positive cluster of 12: a third of the resamples lack the class and are left out."""
     y = np.arange(12) < 1
-    i = stats.balanced_accuracy_interval(y, y, np.arange(12), RNG(0))
+    i = hierarchical.balanced_accuracy_interval(y, y, np.arange(12), RNG(0))
     assert i.low <= i.estimate == 1 and not math.isnan(i.low)
 
 
@@ -136,7 +136,7 @@ def test_hierarchical_coverage(seed_sd, shared):
     """Misses of a 95 % interval, five seeds, 40 clusters: not significantly more than 5 %."""
     rng, missed, N = RNG(10), 0, 250
     for _ in range(N):
-        missed += 0 not in stats.hierarchical_bootstrap(nested(rng, 5, 40, seed_sd, shared), rng, 250)
+        missed += 0 not in hierarchical.hierarchical_bootstrap(nested(rng, 5, 40, seed_sd, shared), rng, 250)
     assert stats.wilson(missed, N).low < .05, f"{missed} of {N} missed"
 
 
@@ -146,8 +146,8 @@ def test_shared_questions_are_not_multiplied_by_seeds():
     for _ in range(N):
         x = rng.normal(size=60)
         def parts(names): return [(lambda w: stats.mean(x, w), names(s)) for s in range(5)]
-        right += 0 not in stats.hierarchical_bootstrap(parts(lambda s: np.arange(60)), rng, 200)
-        wrong += 0 not in stats.hierarchical_bootstrap(parts(lambda s: np.arange(60) + 60 * s), rng, 200)
+        right += 0 not in hierarchical.hierarchical_bootstrap(parts(lambda s: np.arange(60)), rng, 200)
+        wrong += 0 not in hierarchical.hierarchical_bootstrap(parts(lambda s: np.arange(60) + 60 * s), rng, 200)
     assert wrong / N > .25 and stats.wilson(right, N).low < .05
 
 
@@ -174,5 +174,5 @@ def test_balanced_accuracy_with_few_of_one_label_covers():
         y = rng.random(300) >= .1
         p, g = y ^ (rng.random(300) > .97), np.arange(300)
         bare += .97 < stats.cluster_bootstrap(lambda w: stats.balanced_accuracy(y, p, w), g, rng, n_resamples=200).low
-        ours += .97 < stats.balanced_accuracy_interval(y, p, g, rng, n_resamples=200).low
+        ours += .97 < hierarchical.balanced_accuracy_interval(y, p, g, rng, n_resamples=200).low
     assert bare / N > .15 and stats.wilson(ours, N).low < .025

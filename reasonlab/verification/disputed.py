@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from ..core import asset_root
 from ..data import roots
+from ..hierarchical import balanced_accuracy_interval
 from ..runs import write_atomic
-from ..stats import (balanced_accuracy, balanced_accuracy_interval,
-                             cluster_bootstrap, mean)
+from ..stats import balanced_accuracy, cluster_bootstrap, mean
 from .domains import Brackets, Swaps
 from .letters import Letters
 from .natural_program import (examined_rows, observe_first,
