@@ -9,17 +9,16 @@ __all__ = ['SHAPES', 'COLUMN', 'RESAMPLES', 'STATISTICS', 'INTERVALS', 'TESTS', 
            'columns', 'truth', 'mean_interval', 'seeds_interval', 'share_interval', 'label_interval', 'paired_interval',
            'claim_interval', 'null_pair', 'Case', 'cases', 'block', 'calibrate', 'held', 'rows_of']
 
-# %% ../nbs/04a_coverage.ipynb #83a2d3ed
+# %% ../nbs/04a_coverage.ipynb #07ea757f
 import platform
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 import numpy as np
 from . import claims, hierarchical, stats
-from .core import asset
 from .runs import Store, digest, run_key, source_hash
 
-# %% ../nbs/04a_coverage.ipynb #34cdc59a
+# %% ../nbs/04a_coverage.ipynb #199956c0
 SHAPES = ('normal', 'skewed')
 
 def numbers(
@@ -32,7 +31,7 @@ def numbers(
     level = rng.normal(size=G) if shape == 'normal' else rng.exponential(size=G) - 1
     return level[g] + .5*rng.normal(size=len(g)), g
 
-# %% ../nbs/04a_coverage.ipynb #6e894b38
+# %% ../nbs/04a_coverage.ipynb #606c95cf
 def labelled(
     rng: np.random.Generator,
     G: int, # questions
@@ -53,7 +52,7 @@ def labelled(
                     stratum=g % 2, hit=a*1)
     return [seed() for _ in range(seeds)]
 
-# %% ../nbs/04a_coverage.ipynb #cee4d001
+# %% ../nbs/04a_coverage.ipynb #deb3303e
 COLUMN = dict(auc='p', ece='p', mean='hit') # of `labelled`, as `pred`; the rest: 'pred'
 
 def columns(
@@ -71,7 +70,7 @@ def truth(statistic: str, shape: str) -> float:
     rows = columns(rows, statistic)
     return float(f(rows, np.ones((1, len(rows['y']))))[0])
 
-# %% ../nbs/04a_coverage.ipynb #6027f28e
+# %% ../nbs/04a_coverage.ipynb #4ce3247e
 RESAMPLES = 500 # of each bootstrap here; a real study takes 2,000
 
 def mean_interval(method: str):
@@ -97,7 +96,7 @@ def seeds_interval(shared: bool):
         return hierarchical.hierarchical_bootstrap(parts, rng, RESAMPLES), 0.
     return make
 
-# %% ../nbs/04a_coverage.ipynb #c4296c9f
+# %% ../nbs/04a_coverage.ipynb #6186bb9d
 def share_interval(rng, G, shape):
     "Wilson's interval of a share, of independent trials"
     p = .6 if shape == 'normal' else .95
@@ -115,7 +114,7 @@ def paired_interval(rng, G, shape):
     return stats.paired_bootstrap(stats.accuracy, r['y'], r['pred'], r['base'], rng,
         r['group'], n_resamples=RESAMPLES), truth('accuracy_gain', shape)
 
-# %% ../nbs/04a_coverage.ipynb #60341d45
+# %% ../nbs/04a_coverage.ipynb #cc7ce71f
 def claim_interval(statistic: str):
     "A maker: the interval of a finding"
     c = claims.Claim(id='trial.x', paper='trial', text='', statistic=statistic, effect=0.)
@@ -138,7 +137,7 @@ INTERVALS = (
        'paired_bootstrap': paired_interval}
     | {f'finding, {s}': claim_interval(s) for s in STATISTICS})
 
-# %% ../nbs/04a_coverage.ipynb #e66d3822
+# %% ../nbs/04a_coverage.ipynb #67192918
 def null_pair(rng, n, shape):
     "Two methods' numbers with equal means"
     if shape == 'normal': return rng.normal(size=(2, n))
@@ -164,7 +163,7 @@ TESTS = {'permutation, paired': _permuted('rows'),
          'permutation, paired clusters': _permuted('clusters'),
          'permutation, two samples': _permuted('two samples'), 'mcnemar': _mcnemar}
 
-# %% ../nbs/04a_coverage.ipynb #a2e782d6
+# %% ../nbs/04a_coverage.ipynb #681b59a6
 CLUSTERS = (20, 200)
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ def block(
     below, above = np.sum([case.once(rng) for _ in range(size)], 0).tolist()
     return dict(id=digest(case.__dict__), repeat=number, n=size, below=below, above=above)
 
-# %% ../nbs/04a_coverage.ipynb #4d95811c
+# %% ../nbs/04a_coverage.ipynb #d60bb0a2
 SIZES = dict(smoke=(1, 10), home=(4, 50), full=(40, 50)) # blocks, simulations in each
 
 def calibrate(
@@ -221,7 +220,7 @@ def calibrate(
                 if progress: progress(k*blocks + b + 1, total, case.name)
     return _table(out, blocks*size, scale)
 
-# %% ../nbs/04a_coverage.ipynb #d3b9d03c
+# %% ../nbs/04a_coverage.ipynb #b6a2841a
 def _round(i): return [round(float(v), 4) for v in (i.estimate, i.low, i.high)]
 
 def _table(out, n, scale):
@@ -240,7 +239,7 @@ def _table(out, n, scale):
                 resamples=RESAMPLES, intervals=intervals, tests=tests,
                 versions={'python': platform.python_version(), 'numpy': np.__version__})
 
-# %% ../nbs/04a_coverage.ipynb #6767f06f
+# %% ../nbs/04a_coverage.ipynb #8e5b0e61
 def held(
     low: float, high: float, # interval of the measured rate
     promise: float, # .95 of an interval, .05 of a test

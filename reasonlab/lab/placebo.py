@@ -9,21 +9,20 @@ __all__ = ['CLAIMS', 'KINDS', 'BENCHES', 'COUNTS', 'WHAT', 'BARS', 'Trial', 'lif
            'probe_rows', 'plain_right', 'vote_rows', 'alarm_rows', 'bench_rows', 'run_trial', 'trials', 'calibrate',
            'rows_of', 'passed']
 
-# %% ../../nbs/80a_placebo.ipynb #f9fbbb13
+# %% ../../nbs/80a_placebo.ipynb #d035d9df
 import json, platform, tempfile, time
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 import numpy as np
 from .. import stats
 from ..claims import (OUTCOMES, Claim, Observation, Study, read_findings, verdict,
                               write_findings)
-from ..core import asset
 from .reproduce import run_study
 from ..runs import Store, run_key, source_hash
 
-# %% ../../nbs/80a_placebo.ipynb #3e69ee5f
+# %% ../../nbs/80a_placebo.ipynb #8e6f10eb
 def _claim(name, text, statistic, effect, expected, **kw):
     return Claim(id=f'placebo.{name}', paper='placebo', text=text, statistic=statistic,
                  effect=effect, expected=expected, **kw)
@@ -57,7 +56,7 @@ class Trial:
         c = CLAIMS[self.bench]
         return dict(sham=None, edge=c.effect, planted=c.expected)[self.arm]
 
-# %% ../../nbs/80a_placebo.ipynb #ada4fee6
+# %% ../../nbs/80a_placebo.ipynb #e2983d94
 def lift(
     truth: np.ndarray, # right answers
     base: np.ndarray, # answers of the base arm
@@ -67,7 +66,7 @@ def lift(
     "Answers that gain exactly `share` of what the base arm misses, in the long run"
     return np.where(rng.random(len(truth)) < share, truth, base)
 
-# %% ../../nbs/80a_placebo.ipynb #2afd3e5d
+# %% ../../nbs/80a_placebo.ipynb #052c9709
 def _verified(rng, n, **world):
     "Chains of the world: are they valid, how long, and does the verifier accept them?"
     from reasonlab.verification.natural_program import verify
@@ -99,7 +98,7 @@ def base_right() -> float:
     p = np.array([length_rule().get(len(i['steps']), True) for i in items])
     return float(stats.balanced_accuracy(y, p))
 
-# %% ../../nbs/80a_placebo.ipynb #7bddba8e
+# %% ../../nbs/80a_placebo.ipynb #7ad617a4
 def chain_rows(trial: Trial, seed: int, n: int = 80) -> dict:
     "One seed of the bench `chains`"
     rng = np.random.default_rng([trial.number, seed, 1])
@@ -111,7 +110,7 @@ def chain_rows(trial: Trial, seed: int, n: int = 80) -> dict:
     return dict(y=y, pred=pred, base=base, floor_majority=np.ones(n, bool),
                 control=rng.permutation(pred), group=seed*10**6 + np.arange(n))
 
-# %% ../../nbs/80a_placebo.ipynb #cd754ffb
+# %% ../../nbs/80a_placebo.ipynb #12eb2604
 def _cross_fit(x, y, fold):
     "Predictions of each row by a classifier that never saw its fold, and its majority"
     from sklearn.linear_model import LogisticRegression
@@ -138,7 +137,7 @@ def probe_rows(trial: Trial, seed: int, m: int = 100) -> dict:
     return dict(y=y, pred=pred, base=base, floor_majority=base, group=g,
                 control=own.permutation(pred))
 
-# %% ../../nbs/80a_placebo.ipynb #f6157bc3
+# %% ../../nbs/80a_placebo.ipynb #20eb7640
 @cache
 def plain_right() -> float:
     "Share of plain votes that are right, over two hundred thousand problems"
@@ -169,7 +168,7 @@ def alarm_rows(trial: Trial, seed: int, n: int = 70) -> dict:
     return dict(pred=pred*1., base=coin*1., control=rng.permutation(coin)*1.,
                 group=seed*10**6 + np.arange(n))
 
-# %% ../../nbs/80a_placebo.ipynb #a96f9234
+# %% ../../nbs/80a_placebo.ipynb #6199f384
 BENCHES = dict(chains=chain_rows, probe=probe_rows, votes=vote_rows, alarms=alarm_rows)
 
 def bench_rows(trial: Trial, seed: int) -> dict:
@@ -184,7 +183,7 @@ def bench_rows(trial: Trial, seed: int) -> dict:
                      base=np.where(m, r['pred'], r['base']))
     return r
 
-# %% ../../nbs/80a_placebo.ipynb #afefd103
+# %% ../../nbs/80a_placebo.ipynb #e4aa0aea
 def run_trial(
     trial: Trial,
     folder: str | Path, # where its run folder and findings file go
@@ -202,7 +201,7 @@ def run_trial(
     return dict(id=trial.id, outcome=v.outcome, estimate=stored.estimate, low=stored.low,
                 high=stored.high, reasons=list(v.reasons))
 
-# %% ../../nbs/80a_placebo.ipynb #e6c5f8e4
+# %% ../../nbs/80a_placebo.ipynb #2598d392
 COUNTS = dict(smoke=(1, 1), home=(4, 8), full=(21, 60)) # shams of a kind; others of a bench
 
 def trials(scale: str) -> list[Trial]:
@@ -216,9 +215,10 @@ def calibrate(
     scale: str, # smoke, home or full
     folder: str | Path, # of the store
     progress=None, # called with (done, total, text)
+    only=None, # some trials; by default all of the scale
 ) -> dict: # the table of data/calibration/placebo.json
     "Run every trial, resumably, and count the verdicts"
-    todo, lines = trials(scale), {}
+    todo, lines = list(only or trials(scale)), {}
     key = run_key(dict(study='placebo', scale=scale), '', source_hash(
         'reasonlab.lab.placebo'))
     with Store(folder, key) as store:
@@ -231,9 +231,9 @@ def calibrate(
             if progress: progress(i + 1, len(todo), t.id)
     return _table(lines, scale, _seconds(folder))
 
-# %% ../../nbs/80a_placebo.ipynb #f85b893b
+# %% ../../nbs/80a_placebo.ipynb #bab758a3
 def _seconds(folder):
-    "CPU seconds of all trials, those of earlier sessions included"
+    "CPU seconds of all trials, those before a kill included"
     lines = (Path(folder)/'timing.jsonl').read_text(encoding='utf-8').splitlines()
     return round(sum({r['id']: r['seconds'] for r in map(json.loads, lines)}.values()), 1)
 
@@ -251,7 +251,7 @@ def _table(lines, scale, seconds):
         c = Counter(l['outcome'] for l in some)
         return {o: c[o] for o in OUTCOMES}
     arms = []
-    for arm in WHAT:
+    for arm in dict.fromkeys(t.arm for t in lines):
         mine = [l for t, l in lines.items() if t.arm == arm]
         seen = count(mine)
         arms.append(dict(arm=arm, what=WHAT[arm], n=len(mine), outcomes=seen,
@@ -266,7 +266,7 @@ def _table(lines, scale, seconds):
             for (a, b, k), n in kinds.items()],
         versions={'python': platform.python_version(), 'numpy': np.__version__})
 
-# %% ../../nbs/80a_placebo.ipynb #9fcd17e2
+# %% ../../nbs/80a_placebo.ipynb #5e3a3a8b
 def rows_of(
     table: dict, # of `calibrate`
 ) -> list[dict]:
