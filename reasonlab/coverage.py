@@ -9,7 +9,7 @@ __all__ = ['SHAPES', 'COLUMN', 'RESAMPLES', 'STATISTICS', 'INTERVALS', 'TESTS', 
            'columns', 'truth', 'mean_interval', 'seeds_interval', 'share_interval', 'label_interval', 'paired_interval',
            'claim_interval', 'null_pair', 'Case', 'cases', 'block', 'calibrate', 'held', 'rows_of']
 
-# %% ../nbs/04a_coverage.ipynb #07ea757f
+# %% ../nbs/04a_coverage.ipynb #4ab6af82
 import platform
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +18,7 @@ import numpy as np
 from . import claims, hierarchical, stats
 from .runs import Store, digest, run_key, source_hash
 
-# %% ../nbs/04a_coverage.ipynb #199956c0
+# %% ../nbs/04a_coverage.ipynb #f08819bc
 SHAPES = ('normal', 'skewed')
 
 def numbers(
@@ -31,7 +31,7 @@ def numbers(
     level = rng.normal(size=G) if shape == 'normal' else rng.exponential(size=G) - 1
     return level[g] + .5*rng.normal(size=len(g)), g
 
-# %% ../nbs/04a_coverage.ipynb #606c95cf
+# %% ../nbs/04a_coverage.ipynb #789a69c5
 def labelled(
     rng: np.random.Generator,
     G: int, # questions
@@ -42,7 +42,8 @@ def labelled(
     easy = shape == 'skewed'
     g = np.repeat(np.arange(G), rng.integers(1, 4, G))
     y = rng.random(len(g)) < (.2 if easy else .5)
-    if y.all() or not y.any(): return labelled(rng, G, shape, seeds) # one label is no task
+    if y.all() or not y.any(): # one label is no task
+        return labelled(rng, G, shape, seeds)
     hard = .7*rng.normal(size=G)[g]
     def right(logit): return rng.random(len(g)) < 1/(1 + np.exp(-(logit + hard)))
     def seed():
@@ -52,7 +53,7 @@ def labelled(
                     stratum=g % 2, hit=a*1)
     return [seed() for _ in range(seeds)]
 
-# %% ../nbs/04a_coverage.ipynb #deb3303e
+# %% ../nbs/04a_coverage.ipynb #24011e4f
 COLUMN = dict(auc='p', ece='p', mean='hit') # of `labelled`, as `pred`; the rest: 'pred'
 
 def columns(
@@ -70,7 +71,7 @@ def truth(statistic: str, shape: str) -> float:
     rows = columns(rows, statistic)
     return float(f(rows, np.ones((1, len(rows['y']))))[0])
 
-# %% ../nbs/04a_coverage.ipynb #4ce3247e
+# %% ../nbs/04a_coverage.ipynb #72abaf7f
 RESAMPLES = 500 # of each bootstrap here; a real study takes 2,000
 
 def mean_interval(method: str):
@@ -96,7 +97,7 @@ def seeds_interval(shared: bool):
         return hierarchical.hierarchical_bootstrap(parts, rng, RESAMPLES), 0.
     return make
 
-# %% ../nbs/04a_coverage.ipynb #6186bb9d
+# %% ../nbs/04a_coverage.ipynb #f49892a6
 def share_interval(rng, G, shape):
     "Wilson's interval of a share, of independent trials"
     p = .6 if shape == 'normal' else .95
@@ -114,10 +115,11 @@ def paired_interval(rng, G, shape):
     return stats.paired_bootstrap(stats.accuracy, r['y'], r['pred'], r['base'], rng,
         r['group'], n_resamples=RESAMPLES), truth('accuracy_gain', shape)
 
-# %% ../nbs/04a_coverage.ipynb #cc7ce71f
+# %% ../nbs/04a_coverage.ipynb #a978094b
 def claim_interval(statistic: str):
     "A maker: the interval of a finding"
-    c = claims.Claim(id='trial.x', paper='trial', text='', statistic=statistic, effect=0.)
+    c = claims.Claim(id='trial.x', paper='trial', text='', statistic=statistic,
+                     effect=0.)
     def make(rng, G, shape):
         per_seed = {i: columns(r, statistic)
                     for i, r in enumerate(labelled(rng, G, shape))}
@@ -137,7 +139,7 @@ INTERVALS = (
        'paired_bootstrap': paired_interval}
     | {f'finding, {s}': claim_interval(s) for s in STATISTICS})
 
-# %% ../nbs/04a_coverage.ipynb #67192918
+# %% ../nbs/04a_coverage.ipynb #c8f8dbc1
 def null_pair(rng, n, shape):
     "Two methods' numbers with equal means"
     if shape == 'normal': return rng.normal(size=(2, n))
@@ -150,7 +152,7 @@ def _permuted(kind):
         if kind == 'two samples': return stats.permutation(a, b, rng, False,
                                                            n_resamples=999).p
         g = np.arange(G)
-        if kind == 'clusters': a, b, g = np.repeat(a, 3), np.repeat(b, 3), np.repeat(g, 3)
+        if kind == 'clusters': a, b, g = (np.repeat(v, 3) for v in (a, b, g))
         return stats.permutation(a, b, rng, groups=g, n_resamples=999).p
     return p
 
@@ -163,7 +165,7 @@ TESTS = {'permutation, paired': _permuted('rows'),
          'permutation, paired clusters': _permuted('clusters'),
          'permutation, two samples': _permuted('two samples'), 'mcnemar': _mcnemar}
 
-# %% ../nbs/04a_coverage.ipynb #681b59a6
+# %% ../nbs/04a_coverage.ipynb #a2e8f1ab
 CLUSTERS = (20, 200)
 
 @dataclass(frozen=True)
@@ -181,9 +183,11 @@ class Case:
         i, true = INTERVALS[self.name](rng, self.clusters, self.shape)
         return int(true < i.low), int(true > i.high)
 
+# %% ../nbs/04a_coverage.ipynb #5399e7ac
 def cases() -> list[Case]:
     "All rows of the table, in order"
-    plain = [Case('interval', n, G, s) for n in INTERVALS for G in CLUSTERS for s in SHAPES]
+    plain = [Case('interval', n, G, s)
+             for n in INTERVALS for G in CLUSTERS for s in SHAPES]
     return plain + [Case('test', n, G, s) for n in TESTS for G in CLUSTERS for s in
                     (*SHAPES, 'lopsided') if s != 'lopsided' or n != 'mcnemar']
 
@@ -195,9 +199,10 @@ def block(
     "Simulations that share a generator; how many missed"
     rng = np.random.default_rng([int(digest(case.__dict__), 16), number])
     below, above = np.sum([case.once(rng) for _ in range(size)], 0).tolist()
-    return dict(id=digest(case.__dict__), repeat=number, n=size, below=below, above=above)
+    return dict(id=digest(case.__dict__), repeat=number, n=size, below=below,
+                above=above)
 
-# %% ../nbs/04a_coverage.ipynb #d60bb0a2
+# %% ../nbs/04a_coverage.ipynb #e5299fbe
 SIZES = dict(smoke=(1, 10), home=(4, 50), full=(40, 50)) # blocks, simulations in each
 
 def calibrate(
@@ -209,7 +214,8 @@ def calibrate(
     "Simulate every case, resumably, and count"
     blocks, size = SIZES[scale]
     todo = list(only or cases())
-    key = run_key(dict(study='coverage', scale=scale), '', source_hash('reasonlab.coverage'))
+    key = run_key(dict(study='coverage', scale=scale), '',
+                  source_hash('reasonlab.coverage'))
     total, out = blocks*len(todo), {}
     with Store(folder, key) as store:
         for k, case in enumerate(todo):
@@ -220,7 +226,7 @@ def calibrate(
                 if progress: progress(k*blocks + b + 1, total, case.name)
     return _table(out, blocks*size, scale)
 
-# %% ../nbs/04a_coverage.ipynb #b6a2841a
+# %% ../nbs/04a_coverage.ipynb #12838599
 def _round(i): return [round(float(v), 4) for v in (i.estimate, i.low, i.high)]
 
 def _table(out, n, scale):
@@ -239,7 +245,7 @@ def _table(out, n, scale):
                 resamples=RESAMPLES, intervals=intervals, tests=tests,
                 versions={'python': platform.python_version(), 'numpy': np.__version__})
 
-# %% ../nbs/04a_coverage.ipynb #8e5b0e61
+# %% ../nbs/04a_coverage.ipynb #1e16908d
 def held(
     low: float, high: float, # interval of the measured rate
     promise: float, # .95 of an interval, .05 of a test
@@ -262,7 +268,8 @@ def rows_of(
             'verdict': held(low, high, table['level'])})
     for r in table['tests']:
         e, low, high = r['type_1']
-        out.append({'on trial': r['test'], 'clusters': r['clusters'], 'shape': r['shape'],
-            'rate': e, 'low': low, 'high': high, 'truth below': None, 'truth above': None,
+        out.append({'on trial': r['test'], 'clusters': r['clusters'],
+            'shape': r['shape'], 'rate': e, 'low': low, 'high': high,
+            'truth below': None, 'truth above': None,
             'verdict': held(low, high, 1 - table['level'], miss=True)})
     return out

@@ -11,8 +11,9 @@ __all__ = ['Draws', 'hierarchical_draws', 'hierarchical_interval', 'hierarchical
 # %% ../nbs/01a_hierarchical.ipynb #664dd0a6
 from dataclasses import dataclass, replace
 import numpy as np
-from .stats import (Interval, _chunks, _draws, _leave_out, _one, _parts,
-    _quantiles, _skew, _stretch, balanced_accuracy, cluster_bootstrap, mean, widen_share)
+from reasonlab.stats import (Interval, _chunks, _draws, _leave_out, _one, _parts,
+    _quantiles, _skew, _stretch, balanced_accuracy, cluster_bootstrap, mean,
+    widen_share)
 
 # %% ../nbs/01a_hierarchical.ipynb #b86d70a7
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def hierarchical_interval(
         skew = np.sqrt(1 + vc/(vs + vc)*(skew**2 - 1)) # of the clusters' share only
     e = float(d.each.mean())
     low, high = _quantiles(e, both, level, k, skew.tolist())
-    return Interval(e, low, high, d.rows, f'hierarchical, {S} seeds, {G} clusters', level)
+    return Interval(e, low, high, d.rows, f'hierarchical, {S} seeds, {G} clusters',
+                    level)
 
 # %% ../nbs/01a_hierarchical.ipynb #a5f8f88c
 def hierarchical_bootstrap(
@@ -90,7 +92,8 @@ def hierarchical_bootstrap(
     level: float = .95,
 ) -> Interval:
     "Interval of the mean over seeds; same cluster name = same cluster in every seed"
-    return hierarchical_interval(hierarchical_draws(parts, rng, n_resamples), rng, level)
+    draws = hierarchical_draws(parts, rng, n_resamples)
+    return hierarchical_interval(draws, rng, level)
 
 # %% ../nbs/01a_hierarchical.ipynb #d4e51f5c
 def _recall(label, parts, rng, n_resamples, level):

@@ -9,7 +9,7 @@ __all__ = ['CLAIMS', 'KINDS', 'BENCHES', 'COUNTS', 'WHAT', 'BARS', 'Trial', 'lif
            'probe_rows', 'plain_right', 'vote_rows', 'alarm_rows', 'bench_rows', 'run_trial', 'trials', 'calibrate',
            'rows_of', 'passed']
 
-# %% ../../nbs/80a_placebo.ipynb #d035d9df
+# %% ../../nbs/80a_placebo.ipynb #cc569fe7
 import json, platform, tempfile, time
 from collections import Counter
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from functools import cache
 from pathlib import Path
 import numpy as np
 from .. import stats
-from ..claims import (OUTCOMES, Claim, Observation, Study, read_findings, verdict,
-                              write_findings)
+from ..claims import (OUTCOMES, Claim, Observation, Study, read_findings,
+                              verdict, write_findings)
 from .reproduce import run_study
 from ..runs import Store, run_key, source_hash
 
-# %% ../../nbs/80a_placebo.ipynb #8e6f10eb
+# %% ../../nbs/80a_placebo.ipynb #eb200794
 def _claim(name, text, statistic, effect, expected, **kw):
     return Claim(id=f'placebo.{name}', paper='placebo', text=text, statistic=statistic,
                  effect=effect, expected=expected, **kw)
@@ -39,6 +39,7 @@ CLAIMS = dict(
         direction='less', control='coin', null=.5))
 KINDS = ('labels', 'noop', 'swap') # of shams
 
+# %% ../../nbs/80a_placebo.ipynb #5981661f
 @dataclass(frozen=True)
 class Trial:
     "One study of the placebo run"
@@ -56,7 +57,7 @@ class Trial:
         c = CLAIMS[self.bench]
         return dict(sham=None, edge=c.effect, planted=c.expected)[self.arm]
 
-# %% ../../nbs/80a_placebo.ipynb #e2983d94
+# %% ../../nbs/80a_placebo.ipynb #b2754270
 def lift(
     truth: np.ndarray, # right answers
     base: np.ndarray, # answers of the base arm
@@ -66,7 +67,7 @@ def lift(
     "Answers that gain exactly `share` of what the base arm misses, in the long run"
     return np.where(rng.random(len(truth)) < share, truth, base)
 
-# %% ../../nbs/80a_placebo.ipynb #052c9709
+# %% ../../nbs/80a_placebo.ipynb #5f8689bc
 def _verified(rng, n, **world):
     "Chains of the world: are they valid, how long, and does the verifier accept them?"
     from reasonlab.verification.natural_program import verify
@@ -88,6 +89,7 @@ def length_rule() -> dict: # number of steps -> are most such chains valid?
                                        for i in items)))
     return {int(k): bool(y[n == k].mean() >= .5) for k in np.unique(n)}
 
+# %% ../../nbs/80a_placebo.ipynb #63ac1d81
 @cache
 def base_right() -> float:
     "Balanced accuracy of the guess by length, over twenty thousand chains"
@@ -98,7 +100,7 @@ def base_right() -> float:
     p = np.array([length_rule().get(len(i['steps']), True) for i in items])
     return float(stats.balanced_accuracy(y, p))
 
-# %% ../../nbs/80a_placebo.ipynb #7ad617a4
+# %% ../../nbs/80a_placebo.ipynb #99edd31a
 def chain_rows(trial: Trial, seed: int, n: int = 80) -> dict:
     "One seed of the bench `chains`"
     rng = np.random.default_rng([trial.number, seed, 1])
@@ -110,7 +112,7 @@ def chain_rows(trial: Trial, seed: int, n: int = 80) -> dict:
     return dict(y=y, pred=pred, base=base, floor_majority=np.ones(n, bool),
                 control=rng.permutation(pred), group=seed*10**6 + np.arange(n))
 
-# %% ../../nbs/80a_placebo.ipynb #12eb2604
+# %% ../../nbs/80a_placebo.ipynb #711132c6
 def _cross_fit(x, y, fold):
     "Predictions of each row by a classifier that never saw its fold, and its majority"
     from sklearn.linear_model import LogisticRegression
@@ -137,7 +139,7 @@ def probe_rows(trial: Trial, seed: int, m: int = 100) -> dict:
     return dict(y=y, pred=pred, base=base, floor_majority=base, group=g,
                 control=own.permutation(pred))
 
-# %% ../../nbs/80a_placebo.ipynb #20eb7640
+# %% ../../nbs/80a_placebo.ipynb #e62dd858
 @cache
 def plain_right() -> float:
     "Share of plain votes that are right, over two hundred thousand problems"
@@ -168,7 +170,7 @@ def alarm_rows(trial: Trial, seed: int, n: int = 70) -> dict:
     return dict(pred=pred*1., base=coin*1., control=rng.permutation(coin)*1.,
                 group=seed*10**6 + np.arange(n))
 
-# %% ../../nbs/80a_placebo.ipynb #6199f384
+# %% ../../nbs/80a_placebo.ipynb #02b6a76c
 BENCHES = dict(chains=chain_rows, probe=probe_rows, votes=vote_rows, alarms=alarm_rows)
 
 def bench_rows(trial: Trial, seed: int) -> dict:
@@ -183,7 +185,7 @@ def bench_rows(trial: Trial, seed: int) -> dict:
                      base=np.where(m, r['pred'], r['base']))
     return r
 
-# %% ../../nbs/80a_placebo.ipynb #e4aa0aea
+# %% ../../nbs/80a_placebo.ipynb #0e26346f
 def run_trial(
     trial: Trial,
     folder: str | Path, # where its run folder and findings file go
@@ -198,19 +200,23 @@ def run_trial(
     write_findings('placebo', found, folder)
     stored = read_findings('placebo', folder)[claim.id]
     v = verdict(claim, stored)
-    return dict(id=trial.id, outcome=v.outcome, estimate=stored.estimate, low=stored.low,
-                high=stored.high, reasons=list(v.reasons))
+    return dict(id=trial.id, outcome=v.outcome, estimate=stored.estimate,
+                low=stored.low, high=stored.high, reasons=list(v.reasons))
 
-# %% ../../nbs/80a_placebo.ipynb #2598d392
-COUNTS = dict(smoke=(1, 1), home=(4, 8), full=(21, 60)) # shams of a kind; others of a bench
+# %% ../../nbs/80a_placebo.ipynb #94dc304b
+# shams of a kind on each bench; trials of another arm on each bench
+COUNTS = dict(smoke=(1, 1), home=(4, 8), full=(21, 60))
 
 def trials(scale: str) -> list[Trial]:
     "All trials of a scale; shams first"
     shams, others = COUNTS[scale]
-    return ([Trial('sham', b, i, k) for i in range(shams) for k in KINDS for b in CLAIMS]
-            + [Trial(arm, b, start + i) for arm, start in dict(edge=1000, planted=2000).items()
+    return ([Trial('sham', b, i, k)
+             for i in range(shams) for k in KINDS for b in CLAIMS]
+            + [Trial(arm, b, start + i)
+               for arm, start in dict(edge=1000, planted=2000).items()
                for i in range(others) for b in CLAIMS])
 
+# %% ../../nbs/80a_placebo.ipynb #5cdcaa89
 def calibrate(
     scale: str, # smoke, home or full
     folder: str | Path, # of the store
@@ -231,12 +237,14 @@ def calibrate(
             if progress: progress(i + 1, len(todo), t.id)
     return _table(lines, scale, _seconds(folder))
 
-# %% ../../nbs/80a_placebo.ipynb #bab758a3
+# %% ../../nbs/80a_placebo.ipynb #574842a1
 def _seconds(folder):
     "CPU seconds of all trials, those before a kill included"
     lines = (Path(folder)/'timing.jsonl').read_text(encoding='utf-8').splitlines()
-    return round(sum({r['id']: r['seconds'] for r in map(json.loads, lines)}.values()), 1)
+    seen = {r['id']: r['seconds'] for r in map(json.loads, lines)}
+    return round(sum(seen.values()), 1)
 
+# %% ../../nbs/80a_placebo.ipynb #87f5aa9f
 WHAT = dict(sham='Nothing is there: permuted labels, a no-op, arms swapped at random.',
             edge='The truth is exactly the smallest effect that counts.',
             planted='The effect that the claim is sized for is really there.')
@@ -266,7 +274,7 @@ def _table(lines, scale, seconds):
             for (a, b, k), n in kinds.items()],
         versions={'python': platform.python_version(), 'numpy': np.__version__})
 
-# %% ../../nbs/80a_placebo.ipynb #5e3a3a8b
+# %% ../../nbs/80a_placebo.ipynb #eb2f3809
 def rows_of(
     table: dict, # of `calibrate`
 ) -> list[dict]:
