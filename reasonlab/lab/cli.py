@@ -7,9 +7,9 @@ Docs: https://reasonlab.github.io/reasonlab/cli.html.md"""
 # %% auto #0
 __all__ = ['app', 'data_app', 'FILE', 'AS_JSON', 'OUT', 'REPORT', 'EXAMPLE', 'FAIL_ON', 'MARK', 'answer_rows', 'emit', 'status',
            'first_reason', 'verify_table', 'verify', 'demo', 'papers_', 'settings', 'data_list', 'data_get',
-           'data_check', 'reproduce', 'scorecard', 'bench', 'main']
+           'data_check', 'scorecard', 'bench', 'main']
 
-# %% ../../nbs/82_cli.ipynb #9d30e7d5
+# %% ../../nbs/82_cli.ipynb #915201fe
 import contextlib, json, os, sys, time
 from pathlib import Path
 from typing import Annotated, Optional
@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
-from ..core import asset, papers, settings as load_settings, SCALES
+from ..core import asset, papers, settings as load_settings
 from ..data import BadFile, BadRow, catalog, chain_row, check, get, read_rows
 
 # %% ../../nbs/82_cli.ipynb #036eb47b
@@ -294,59 +294,6 @@ def data_check(name: Annotated[Optional[str], typer.Argument()] = None):
     _console().print(t)
     raise typer.Exit(int(any(r['status'] in ('missing', 'differs') for r in found)))
 
-# %% ../../nbs/82_cli.ipynb #f45b83f5
-def _claims_table(rows):
-    t = Table('claim', 'yours', 'stored', 'intervals', 'stored verdict', box=None)
-    t.columns[0].no_wrap = t.columns[4].no_wrap = True
-    for r in rows: # the slug stands on the line above, on standard error
-        t.add_row(r['claim'].partition('.')[2], r['fresh'], r['stored'], r['meets'],
-                  r['verdict'])
-    return t
-
-def _reproduce_one(slug, scale, seeds, resume, store):
-    "Run one study with a bar; rows for the table, and the run folder"
-    from reasonlab.claims import write_findings
-    from reasonlab.lab.reproduce import run_study, side_by_side, study_of
-    study = study_of(slug)
-    with Progress(console=_err(), transient=True) as bar:
-        task = bar.add_task(slug, total=seeds)
-        found, where = run_study(study, scale, seeds, resume=resume,
-                                 progress=lambda seed: bar.advance(task))
-    if store: _err().print(f'stored: {write_findings(slug, found).name}')
-    _err().print(f'{slug}: results in {where}')
-    return [dict(schema=1, slug=slug) | r for r in side_by_side(study, found)]
-
-# %% ../../nbs/82_cli.ipynb #3d9b436b
-@app.command(rich_help_panel='The book')
-def reproduce(
-        slugs: Annotated[Optional[list[str]], typer.Argument(metavar='[SLUG]...',
-            help='Papers; all that work when none is named.')] = None,
-        scale: Annotated[str, typer.Option(help=f"{', '.join(SCALES)}.")] = '',
-        seeds: Annotated[int, typer.Option(min=1, help='How many seeds.')] = 2,
-        resume: Annotated[Optional[Path], typer.Option(
-            help='Go on with this run folder, and no other.')] = None,
-        store: Annotated[bool, typer.Option('--store',
-            help='Write data/findings (for those who make the book).')] = False,
-        retrain: Annotated[bool, typer.Option('--retrain',
-            help="Fit the chapter's shipped weights anew first.")] = False,
-        report: REPORT = None, json_: AS_JSON = False):
-    """Re-run a chapter's claims and lay your intervals beside the stored ones.
-
-    [dim]reasonlab reproduce natural_program --scale home --seeds 2[/dim]
-    """
-    from reasonlab.lab import reproduce as lab
-    rows = []
-    try:
-        for slug in slugs or lab.working():
-            for made in lab.retrain(slug) if retrain else []: _err().print(made)
-            rows += _reproduce_one(slug, scale or load_settings().scale, seeds,
-                                   resume, store)
-    except (ValueError, RuntimeError) as e: _stop(str(e))
-    except ImportError as e: _stop(f"this chapter needs {e.name}: "
-                                   "pip install 'reasonlab[models,solvers]'")
-    emit(rows, _claims_table(rows), json_)
-    if report: _scorecard_page(report)
-
 # %% ../../nbs/82_cli.ipynb #6ada667d
 def _scorecard_page(path):
     from reasonlab.lab.scorecard import scorecard, to_html
@@ -374,7 +321,8 @@ def bench(n: Annotated[int, typer.Option(min=1, help='Generated chains.')] = 100
         t.add_row(k, f'{v:.2f}', f'{n / v:,.0f}', f'{ratio:.2f}x')
     emit([got], t, json_, out)
 
-# %% ../../nbs/82_cli.ipynb #f5c58e30
+# %% ../../nbs/82_cli.ipynb #fd877d5d
 def main():
     "The entry point `reasonlab`"
-    app()
+    from reasonlab.lab import cli_book # adds its commands to `app`
+    cli_book.app()
