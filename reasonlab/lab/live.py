@@ -37,11 +37,11 @@ def clock(seconds: float) -> str:
     hours = f'{s // 3600}:' if s >= 3600 else ''
     return f'{hours}{s//60 % 60:{"02" if hours else ""}}:{s % 60:02}'
 
-# %% ../../nbs/82c_live.ipynb #30216d5c
+# %% ../../nbs/82c_live.ipynb #37001d90
 class Watch:
     "Tells a person how far a study is: a live table, or a line for each seed"
-    NOTE = ('Provisional: the interval over the seeds so far. A verdict is given once, '
-            'when all planned seeds are done, so that nobody stops where it looks good.')
+    NOTE = ('Provisional, over the seeds so far. A verdict is given once, when all the '
+            'planned seeds are done: who stops where it looks good has tested nothing.')
 
     def __init__(
         self,
@@ -54,8 +54,9 @@ class Watch:
         self.study, self.seeds, self.console = study, seeds, console
         self.stored, self.done, self.found = stored or {}, [], {}
         self.live = on_terminal(console) if live is None else live
-        self.began, self.kept, self.glances, self.folder = time.monotonic(), set(), 0., ''
-        self.last, self.spent = self.began, [] # seconds of each seed computed here
+        self.kept, self.glances, self.folder = set(), 0., ''
+        self.began = self.last = time.monotonic()
+        self.spent = [] # seconds of each seed computed here
         self._view = Live(console=console, transient=True, refresh_per_second=4,
                           get_renderable=self.view, vertical_overflow='crop')
 

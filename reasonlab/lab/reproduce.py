@@ -32,7 +32,7 @@ def working() -> list[str]:
     "Slugs of the papers whose chapter works"
     return [p.slug for p in papers().values() if p.state == 'working']
 
-# %% ../../nbs/82a_reproduce.ipynb #af6d2035
+# %% ../../nbs/82a_reproduce.ipynb #3e24fec8
 def key_of(
     study: Study,
     scale: str,
@@ -57,6 +57,7 @@ def resumed(
         f"{folder} holds no run (there is no readable {path.name} in it): give the "
         "folder that the stopped run named, or leave --resume out") from None
 
+# %% ../../nbs/82a_reproduce.ipynb #adff1e0a
 def run_study(
     study: Study,
     scale: str = 'home', # smoke, home or full
