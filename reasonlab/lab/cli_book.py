@@ -44,7 +44,7 @@ def _near(path):
     near = os.path.relpath(path)
     return str(path) if near.startswith('..') else near
 
-# %% ../../nbs/82d_cli_book.ipynb #a810a0ae
+# %% ../../nbs/82d_cli_book.ipynb #9bb25128
 def _chapter(slug, ask):
     "Run a chapter's study; its rows, and no page of its own"
     from reasonlab.lab import reproduce as lab
@@ -52,7 +52,7 @@ def _chapter(slug, ask):
     study = lab.study_of(slug)
     for made in lab.retrain(slug) if ask.retrain else []: _err().print(made)
     stored, seeds = read_findings(slug), ask.seeds or 2
-    with _stops(slug, ask), Watch(study, seeds, _tty(), stored) as watch:
+    with Watch(study, seeds, _tty(), stored) as watch, _stops(slug, ask, watch):
         found, where = lab.run_study(study, ask.scale, seeds, resume=ask.resume,
                                      progress=watch)
     if ask.store: _err().print(f'stored: {write_findings(slug, found).name}')
@@ -61,18 +61,20 @@ def _chapter(slug, ask):
 
 def _tty(): return _console(stderr=True)
 
-# %% ../../nbs/82d_cli_book.ipynb #67cab23a
+# %% ../../nbs/82d_cli_book.ipynb #7f5e65b2
 class Stopped(Exception):
     "Somebody pressed Ctrl-C; the message says how to go on"
 
 @contextlib.contextmanager
-def _stops(name, ask):
+def _stops(name, ask, watch=None):
     "Turn Ctrl-C into a message"
     try: yield
     except KeyboardInterrupt as e:
         if not e.args: raise Stopped(f'{name}: stopped before it began') from None
-        raise Stopped(f'{name}: stopped. What is done is kept in {_near(e.args[0])}; '
-                      f'go on with\n  {ask.again(name, e.args[0])}') from None
+        n = f' after {len(watch.done)} of {watch.seeds} seeds' if watch else ''
+        raise Stopped(f'{name}: stopped{n}. What is done is kept in '
+                      f'{_near(e.args[0])}; go on with\n  '
+                      f'{ask.again(name, e.args[0])}') from None
 
 # %% ../../nbs/82d_cli_book.ipynb #449cb2ee
 @contextlib.contextmanager
@@ -123,7 +125,7 @@ def _cell(v):
     if isinstance(v, (list, tuple)): return ', '.join(map(_cell, v))
     return str(v)
 
-# %% ../../nbs/82d_cli_book.ipynb #ec0ab7bb
+# %% ../../nbs/82d_cli_book.ipynb #05d7c326
 def _own(path, ask):
     "Run a reader's study; its rows, and its scorecard"
     from reasonlab.lab import own as mine
@@ -135,7 +137,7 @@ def _own(path, ask):
     own = mine.load(path)
     for left in own.code.left_out: _err().print(f'left out: {left}', markup=False)
     seeds, stored = ask.seeds or mine.default_seeds(own.study), mine.own_findings(path)
-    with _stops(path, ask), Watch(own.study, seeds, _tty(), stored) as watch:
+    with Watch(own.study, seeds, _tty(), stored) as watch, _stops(path, ask, watch):
         run = mine.reproduce_own(own, ask.scale, seeds, resume=ask.resume,
                                  progress=watch)
     _err().print(f'{own.study.slug}: {seeds} seeds, {watch.times()}; results in '
@@ -245,7 +247,7 @@ def _page(done, rows, path):
     path.write_text(page, encoding='utf-8')
     _err().print(f'scorecard: {path}', markup=False)
 
-# %% ../../nbs/82d_cli_book.ipynb #d032823e
+# %% ../../nbs/82d_cli_book.ipynb #3dc014d9
 claim_app = typer.Typer(no_args_is_help=True, rich_markup_mode='rich',
     help="Claims of your own: written first, then run by the book's rules.")
 app.add_typer(claim_app, name='claim', rich_help_panel='The book')
@@ -256,7 +258,7 @@ NOTEBOOK = Annotated[Path, typer.Argument(
 @claim_app.command('new')
 def claim_new(
         name: Annotated[str, typer.Argument(help='A word, such as wrong_digits.')],
-        folder: Annotated[Path, typer.Option(help='Where the notebook goes.')] = Path()):
+        folder: Annotated[Path, typer.Option(help='Where it goes.')] = Path()):
     """Write NAME.ipynb: a claim with a working example, to be made yours.
 
     [dim]reasonlab claim new wrong_digits[/dim]

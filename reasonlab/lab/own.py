@@ -8,7 +8,7 @@ Docs: https://reasonlab.github.io/reasonlab/own.html.md"""
 __all__ = ['NOTHING', 'check_name', 'new_claim', 'register_of', 'Code', 'code_of', 'Own', 'load', 'check_study', 'commit_of',
            'own_findings', 'Run', 'default_seeds', 'reproduce_own', 'Row', 'Card', 'own_card', 'own_page']
 
-# %% ../../nbs/82b_own.ipynb #10748c5a
+# %% ../../nbs/82b_own.ipynb #38fce78f
 import ast, contextlib, importlib.util, json, keyword, re, sys, textwrap, traceback
 from dataclasses import asdict, dataclass, replace
 from importlib.abc import SourceLoader
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from .. import __version__
 from ..claims import (NO_DATA, Claim, Finding, Observation, Study, Verdict,
-                              claim_hash, read_findings, statistic, verdict)
+                              _tables, claim_hash, read_findings, statistic, verdict)
 from ..core import asset, papers
 from .register import (Register, check_register, committed, looks,
                                     registered, standing)
@@ -185,7 +185,7 @@ def _depends(code):
                 todo.append(near.read_text(encoding='utf-8'))
     return digest(code.text, *(x for kv in sorted(found.items()) for x in kv))
 
-# %% ../../nbs/82b_own.ipynb #ca0a38ae
+# %% ../../nbs/82b_own.ipynb #ac6b47a5
 @dataclass(frozen=True)
 class Own:
     "A reader's study and the code that it came from"
@@ -203,7 +203,7 @@ def load(
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
         with _at(code.path.parent): spec.loader.exec_module(module)
-    except Exception as e: # whatever a reader's code may raise
+    except (Exception, SystemExit) as e: # whatever a reader's code may raise
         raise ValueError(f"{_blame(code, e)}. Mend the cell, or mark it "
                          "`#| eval: false` when the study does not need it") from e
     study = getattr(module, 'STUDY', None)
@@ -248,13 +248,13 @@ def _malformed(c, own=()):
         try: statistic(c.statistic)
         except (ValueError, TypeError) as e: return f'{e}'
 
-# %% ../../nbs/82b_own.ipynb #5ec9ccc5
+# %% ../../nbs/82b_own.ipynb #86533653
 def _guarded(own):
     "The reader's `observe`, with errors that name cell and line"
-    known = [c.id for c in own.study.claims]
+    known = {c.id: c for c in own.study.claims}
     def observe(scale, seed, **kw):
         try: seen = own.study.observe(scale, seed, **kw)
-        except Exception as e: # whatever a reader's code may raise
+        except (Exception, SystemExit) as e: # whatever a reader's code may raise
             raise ValueError(f"{_blame(own.code, e)}, in observe({scale!r}, {seed}). "
                              "Call it in the notebook to see more") from e
         wrong = _unfit(seen, known)
@@ -270,11 +270,13 @@ def _unfit(seen, known):
         f'answers a claim {odd[0]!r} that is not in STUDY ({", ".join(known)})')
     for k, o in seen.items():
         if o is None: continue
-        if not isinstance(o, Observation): return f'{k}: not an Observation'
+        if not isinstance(o, Observation): return f'gives {k} no Observation(rows)'
+        try: _tables(known[k], {0: o.rows}) # columns that the claim needs
+        except ValueError as e: return f"does not fit: {e}".replace(', seed 0', '')
         for name, v in o.rows.items():
             v = np.asarray(v)
             if v.dtype.kind == 'f' and not np.isfinite(v).all(): return (
-                f'{k}: column {name!r} holds NaN or infinity; leave such rows out')
+                f'does not fit: {k}: column {name!r} holds NaN or infinity; leave such rows out')
 
 # %% ../../nbs/82b_own.ipynb #da8d9053
 class _Book:
@@ -395,7 +397,7 @@ class Card:
 NOTHING = ('Nothing is registered yet: commit the notebook, then run '
            '`reasonlab reproduce` on it.')
 
-# %% ../../nbs/82b_own.ipynb #31fc0be2
+# %% ../../nbs/82b_own.ipynb #2135f1da
 def own_card(
     path: str | Path, # of the notebook
 ) -> Card:
@@ -419,7 +421,7 @@ def _card_lines(r):
         yield (f'  {c.statistic} {r.measured}, claimed {c.direction} than '
                f'{c.effect:g}; {f.n:,} rows, {len(set(f.seeds))} seeds')
         beside = [f'{k} {v:.3f}' for k, v in f.floors.items()]
-        beside += ['control {name} {estimate:.3f}'.format(**f.control)]*bool(f.control)
+        if f.control: beside.append('control {name} {estimate:.3f}'.format(**f.control))
         if beside: yield '  ' + ', '.join(beside)
     for why in r.verdict.reasons: yield f'  because {why}'
     yield f'  {r.standing}'
