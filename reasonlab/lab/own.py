@@ -248,7 +248,7 @@ def _malformed(c, own=()):
         try: statistic(c.statistic)
         except (ValueError, TypeError) as e: return f'{e}'
 
-# %% ../../nbs/82b_own.ipynb #86533653
+# %% ../../nbs/82b_own.ipynb #dc3086d0
 def _guarded(own):
     "The reader's `observe`, with errors that name cell and line"
     known = {c.id: c for c in own.study.claims}
@@ -276,7 +276,8 @@ def _unfit(seen, known):
         for name, v in o.rows.items():
             v = np.asarray(v)
             if v.dtype.kind == 'f' and not np.isfinite(v).all(): return (
-                f'does not fit: {k}: column {name!r} holds NaN or infinity; leave such rows out')
+                f'does not fit: {k}: column {name!r} holds NaN or infinity; '
+                'leave such rows out')
 
 # %% ../../nbs/82b_own.ipynb #da8d9053
 class _Book:
