@@ -8,7 +8,7 @@ Docs: https://reasonlab.github.io/reasonlab/cli_book.html.md"""
 __all__ = ['WHAT', 'SEEDS', 'RESUME', 'claim_app', 'NOTEBOOK', 'Ask', 'Stopped', 'flat_table', 'reproduce', 'claim_new',
            'claim_check', 'claim_show']
 
-# %% ../../nbs/82d_cli_book.ipynb #6b28f9f1
+# %% ../../nbs/82d_cli_book.ipynb #f4ac5ea3
 import contextlib, os, shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
-from ..claims import read_findings, write_findings
 from ..core import SCALES, settings as load_settings
 from .cli import AS_JSON, REPORT, app, emit, _console, _err, _stop
 
@@ -44,9 +43,10 @@ def _near(path):
     near = os.path.relpath(path)
     return str(path) if near.startswith('..') else near
 
-# %% ../../nbs/82d_cli_book.ipynb #9bb25128
+# %% ../../nbs/82d_cli_book.ipynb #14161ede
 def _chapter(slug, ask):
     "Run a chapter's study; its rows, and no page of its own"
+    from reasonlab.claims import read_findings, write_findings
     from reasonlab.lab import reproduce as lab
     from reasonlab.lab.live import Watch
     study = lab.study_of(slug)
@@ -56,10 +56,12 @@ def _chapter(slug, ask):
         found, where = lab.run_study(study, ask.scale, seeds, resume=ask.resume,
                                      progress=watch)
     if ask.store: _err().print(f'stored: {write_findings(slug, found).name}')
-    _err().print(f'{slug}: {seeds} seeds, {watch.times()}; results in {where}')
+    _err().print(f'{slug}: {_seeds(seeds)}, {watch.times()}; results in {where}')
     return lab.side_by_side(study, found, stored=stored), None
 
 def _tty(): return _console(stderr=True)
+
+def _seeds(n): return f"{n} seed{'s'*(n != 1)}"
 
 # %% ../../nbs/82d_cli_book.ipynb #7f5e65b2
 class Stopped(Exception):
@@ -125,7 +127,7 @@ def _cell(v):
     if isinstance(v, (list, tuple)): return ', '.join(map(_cell, v))
     return str(v)
 
-# %% ../../nbs/82d_cli_book.ipynb #05d7c326
+# %% ../../nbs/82d_cli_book.ipynb #0527586e
 def _own(path, ask):
     "Run a reader's study; its rows, and its scorecard"
     from reasonlab.lab import own as mine
@@ -140,11 +142,14 @@ def _own(path, ask):
     with Watch(own.study, seeds, _tty(), stored) as watch, _stops(path, ask, watch):
         run = mine.reproduce_own(own, ask.scale, seeds, resume=ask.resume,
                                  progress=watch)
-    _err().print(f'{own.study.slug}: {seeds} seeds, {watch.times()}; results in '
+    _err().print(f'{own.study.slug}: {_seeds(seeds)}, {watch.times()}; results in '
                  f'{_near(run.where)}', markup=False)
     if run.rehearsal: _err().print('smoke is a rehearsal: nothing is registered, and '
                                    'nothing is stored')
-    return side_by_side(own.study, run.findings, stored=stored), mine.own_card(path)
+    card = mine.own_card(path)
+    about = {r.claim.id: dict(standing=r.standing, looks=r.looks) for r in card.rows}
+    return [r | about.get(r['claim'], {}) for r in side_by_side(
+        own.study, run.findings, stored=stored)], card
 
 # %% ../../nbs/82d_cli_book.ipynb #c7baa724
 def _names(what, resume):

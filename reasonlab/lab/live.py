@@ -122,32 +122,40 @@ def _view(self):
 
 Watch.view = _view
 
-# %% ../../nbs/82c_live.ipynb #a5f806ae
+# %% ../../nbs/82c_live.ipynb #b041b8ef
 def claims_table(
     rows: list[dict], # of `side_by_side`
     width: int = 80, # of the terminal
 ) -> Table:
     "Fresh beside stored, drawn on one scale"
-    t = Table(box=None, pad_edge=False, header_style='dim', caption_justify='left',
-        caption='Above yours, below what is stored. ┊ marks the smallest effect that '
-                'counts.')
-    name = max([14, *(len(r['claim'].partition('.')[2]) for r in rows)])
-    room = min(width - name - 54, 32)
+    t = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style='dim',
+        caption_justify='left', caption='Above yours, below what is stored. ┊ marks '
+                                        'the smallest effect that counts.')
+    slugs = dict.fromkeys(r['claim'].partition('.')[0] for r in rows)
+    room = min(width - _taken(rows, slugs), 32)
     for head in ('claim', '', 'estimate [95 %]', 'seeds', *['']*(room >= 8), 'verdict'):
         t.add_column(head, no_wrap=True, justify='right' if head == 'seeds' else 'left')
-    for slug in dict.fromkeys(r['claim'].partition('.')[0] for r in rows):
-        if any(not r['claim'].startswith(f'{slug}.') for r in rows):
-            t.add_row(f'[b]{escape(slug)}[/b]')
+    for slug in slugs:
+        if len(slugs) > 1: t.add_row(f'[b]{escape(slug)}[/b]')
         for r in rows:
             if r['claim'].startswith(f'{slug}.'): t.add_row(*_pair(r, room))
     return t
 
+def _taken(rows, slugs):
+    "The width of all columns but the drawing"
+    names = [x for r in rows for x in (r['claim'].partition('.')[2], r['meets'])]
+    numbers = [short(x) for r in rows for x in (r['fresh'], r['stored'])]
+    words = len('stored') + len('seeds') + len('~ inconclusive')
+    return max(map(len, [*names, *slugs])) + max(map(len, numbers)) + words + 5
+
+# %% ../../nbs/82c_live.ipynb #24c43ff9
 def _pair(r, room):
     "The cells of one claim"
     style = dict(meets='green', apart='red').get(r['meets'], 'dim')
     seeds = [str(x['seeds']) if x else '' for x in (r['fresh'], r['stored'])]
-    stored = r['verdict'].split(': ')[-1] if r['stored'] else ''
-    said = [f'{SIGNS[o]} {o}' if o else '' for o in (r['outcome'], stored)]
+    outcomes = (r['outcome'] if r['fresh'] else '',
+                r['verdict'].split(': ')[-1] if r['stored'] else '')
+    said = [f'{SIGNS[o]} {o}' if o else '' for o in outcomes]
     drawn = ['\n'.join(interval_lines(r, room))] if room >= 8 else []
     return (f"{escape(r['claim'].partition('.')[2])}\n[{style}]{r['meets']}[/]",
             'yours\n[dim]stored[/dim]', f"{short(r['fresh'])}\n{short(r['stored'])}",

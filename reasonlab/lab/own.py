@@ -63,7 +63,7 @@ def register_of(
     "The register beside a notebook"
     return Register(_beside(Path(path).absolute())[1])
 
-# %% ../../nbs/82b_own.ipynb #0ed6eb6e
+# %% ../../nbs/82b_own.ipynb #92ee510e
 @dataclass(frozen=True)
 class Code:
     "The code of a notebook or script that is loaded"
@@ -72,6 +72,7 @@ class Code:
     cells: tuple = ()    # (first line in `text`, number in the notebook, first words)
     left_out: tuple = () # what is not loaded, in words
     title: str = ''
+    question: str = ''
 
     def where(self, line: int) -> str:
         "A line of `text` in the reader's own terms"
@@ -114,22 +115,24 @@ def code_of(
         f"{path} is not a notebook ({e}); open and save it in Jupyter, or take it "
         "from git") from None
 
-# %% ../../nbs/82b_own.ipynb #55971e37
+# %% ../../nbs/82b_own.ipynb #cb5fe8c5
 def _code(path, text):
     "The code in the text of a file"
     if path.suffix == '.py': return Code(path, text)
-    lines, cells, out, title = [], [], [], ''
+    lines, cells, out, said = [], [], [], ''
     for n, c in enumerate(json.loads(text)['cells'], 1):
         s = ''.join(c['source'])
-        if c['cell_type'] == 'markdown' and not title:
-            title = next((l[2:].strip() for l in s.split('\n') if l[:2] == '# '), '')
+        if c['cell_type'] == 'markdown': said += s + '\n'
         if c['cell_type'] != 'code': continue
         why = _why_not(s)
         if why: out.append(f'cell {n} ({_words(s)}): {why}')
         if why is not None: continue
         cells.append((len(lines) + 1, n, _words(s)))
         lines += [*s.split('\n'), '']
-    return Code(path, '\n'.join(lines), tuple(cells), tuple(out), title)
+    title, question = (m and m[1].strip() for m in (
+        re.search(f'^{mark} (.*)', said, re.M) for mark in '#>'))
+    return Code(path, '\n'.join(lines), tuple(cells), tuple(out), title or '',
+                question or '')
 
 def _same(code):
     "Does the text of a file hold this very code?"
@@ -365,7 +368,7 @@ def reproduce_own(
     if not smoke: _keep(own.code.path, study.slug, found)
     return Run(own, where, found, stored, rehearsal=smoke)
 
-# %% ../../nbs/82b_own.ipynb #266fc4bc
+# %% ../../nbs/82b_own.ipynb #1feb8c07
 @dataclass(frozen=True)
 class Row:
     "One claim on a reader's scorecard"
@@ -386,6 +389,7 @@ class Card:
     "A reader's scorecard; shows itself in a notebook and in a terminal"
     title: str
     rows: tuple[Row, ...]
+    question: str = ''
 
     def __str__(self):
         if not self.rows: return NOTHING
@@ -398,7 +402,7 @@ class Card:
 NOTHING = ('Nothing is registered yet: commit the notebook, then run '
            '`reasonlab reproduce` on it.')
 
-# %% ../../nbs/82b_own.ipynb #2135f1da
+# %% ../../nbs/82b_own.ipynb #7465de27
 def own_card(
     path: str | Path, # of the notebook
 ) -> Card:
@@ -410,8 +414,8 @@ def own_card(
         c = Claim(**r['claim'] | dict(floors=tuple(r['claim']['floors'])))
         rows.append(Row(c, found.get(c.id), verdict(c, found.get(c.id)),
                         standing(r, path.parent), looks(lines, c.id)))
-    title = code_of(path).title if path.is_file() else ''
-    return Card(title or path.stem, tuple(rows))
+    code = code_of(path) if path.is_file() else Code(path, '')
+    return Card(code.title or path.stem, tuple(rows), code.question)
 
 def _card_lines(r):
     "A claim as a few lines of text"
@@ -428,7 +432,7 @@ def _card_lines(r):
     yield f'  {r.standing}'
     yield f'  {r.looks}'
 
-# %% ../../nbs/82b_own.ipynb #bd5dc788
+# %% ../../nbs/82b_own.ipynb #45cf6c72
 def own_page(
     card: Card,
     page: bool = True, # a whole page, or a fragment for a notebook
@@ -444,4 +448,5 @@ def own_page(
                  reasons=r.verdict.reasons, standing=r.standing, looks=r.looks)
             for r in card.rows]
     return template('own_page.html').render(rows=rows, css=css, page=page,
-        title=clean(card.title), nothing=NOTHING, version=__version__)
+        title=clean(card.title), question=clean(card.question), nothing=NOTHING,
+        version=__version__)
