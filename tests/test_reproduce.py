@@ -23,13 +23,15 @@ from reasonlab.runs import from_line
 
 MAIN = "from reasonlab.lab.cli import main; main()"
 STUDY = """
-import time
+import sys, time
 import numpy as np
+from tqdm import tqdm
 from reasonlab.claims import Claim, Observation, Study
 A = Claim(id='slow.heads', paper='slow', text='A coin lands heads', statistic='mean', effect=.3, expected=.5)
 B = Claim(id='slow.a_rather_long_name', paper='slow', text='Few tails', statistic='mean', effect=.7, direction='less', null=1.)
 def observe(scale, seed):
     time.sleep(PAUSE)
+    for _ in tqdm(range(7), disable=not sys.stderr.isatty()): pass
     x = np.random.default_rng(seed).integers(0, 2, 40)
     print('a trial print that must not reach the results')
     return {c.id: Observation(dict(pred=x, group=40*seed + np.arange(40))) for c in (A, B)}
@@ -87,6 +89,7 @@ def test_live_table_in_a_terminal_of_80_columns(tmp_path):
     assert "a_rather_long_name" in said  # the name of a claim is never cut
     said = t.read()
     assert t.close() == 0
+    assert "7/7" not in said, "a bar of the study tears the table"
     assert "left" in said and max(len(line) for line in re.split(r"[\r\n]+", said)) <= 80
     rows = [json.loads(line) for line in t.out.read_text().splitlines()]  # results only
     assert [r["claim"] for r in rows] == ["slow.heads", "slow.a_rather_long_name"]

@@ -78,11 +78,11 @@ def _stops(name, ask, watch=None):
                       f'{_near(e.args[0])}; go on with\n  '
                       f'{ask.again(name, e.args[0])}') from None
 
-# %% ../../nbs/82d_cli_book.ipynb #449cb2ee
+# %% ../../nbs/82d_cli_book.ipynb #9e444540
 @contextlib.contextmanager
 def _steps(name):
     "Progress in steps: a bar on a terminal, a line at every tenth elsewhere"
-    from reasonlab.lab.live import on_terminal
+    from reasonlab.lab.live import no_bars, on_terminal
     console, said = _tty(), set()
     bar = Progress(TextColumn('{task.description}'), BarColumn(20),
         TextColumn('{task.completed}/{task.total}'), TimeElapsedColumn(),
@@ -95,7 +95,7 @@ def _steps(name):
         if bar.disable and (tenth := 10*done//max(total, 1)) not in said:
             said.add(tenth)
             console.print(f'{name}: {done} of {total} {text}', markup=False)
-    with bar: yield step
+    with bar, no_bars(): yield step
 
 def _of_the_lab(name, ask):
     "Run one of the lab's own studies; its table"

@@ -7,15 +7,15 @@ Docs: https://reasonlab.github.io/reasonlab/register.html.md"""
 # %% auto #0
 __all__ = ['Register', 'registered', 'moved', 'check_register', 'looks', 'committed', 'standing']
 
-# %% ../../nbs/82e_register.ipynb #d449a009
-import fcntl, hashlib, json, os, subprocess
+# %% ../../nbs/82e_register.ipynb #85e0758a
+import hashlib, json, os, subprocess
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from ..claims import Claim, Study, claim_hash
 from ..runs import DamagedLine, from_line, to_json, to_line
 
-# %% ../../nbs/82e_register.ipynb #6f904b58
+# %% ../../nbs/82e_register.ipynb #8d32aa1d
 class Register:
     "The append-only register of a reader's claims and looks"
     def __init__(self, path: str | Path): self.path = Path(path)
@@ -27,6 +27,7 @@ class Register:
 
     def append(self, **row):
         "Add one line, whole or not at all"
+        import fcntl
         with open(self.path, 'a+b', buffering=0) as f:
             fcntl.flock(f, fcntl.LOCK_EX)
             f.seek(0)
