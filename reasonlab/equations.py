@@ -251,7 +251,7 @@ def _modulus(text, toks, i, end):
         m = _MODULUS.match(text, toks[end-1].end)
         return (int(m[1]) if m else None), i
     if i > 2 and toks[i-1].kind == 'num' and toks[i-2].text in ('mod', '\\bmod'):
-        return (int(toks[i-1].text) if toks[i-1].text.isdigit() else None), i - 2
+        return (int(toks[i-1].text) if toks[i-1].text.isdecimal() else None), i - 2
     return None, i
 
 # %% ../nbs/05b_equations.ipynb #d81c6e6a

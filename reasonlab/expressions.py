@@ -262,11 +262,11 @@ def is_mixed(
 ) -> bool:
     "Does a mixed fraction `1 1/2` or `1½` begin at token i?"
     a, *rest = toks[i:i+4]
-    if a.kind != 'num' or not a.text.isdigit() or not rest: return False
+    if a.kind != 'num' or not a.text.isdecimal() or not rest: return False
     if rest[0].text in _HALVES: return True
     if len(rest) < 3 or rest[1].text != '/': return False
     b, c = rest[0].text, rest[2].text
-    return b.isdigit() and c.isdigit() and int(b) < int(c)
+    return b.isdecimal() and c.isdecimal() and int(b) < int(c)
 
 # %% ../nbs/05a_expressions.ipynb #58d19d4e
 def _on_operator(w, t):

@@ -20,7 +20,8 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 from ..core import asset, papers, settings as load_settings
-from ..data import BadFile, BadRow, catalog, chain_row, check, get, read_rows
+from ..data import catalog, chain_row, check, get
+from ..files import BadFile, BadRow, identified, read_rows, shown
 
 # %% ../../nbs/82_cli.ipynb #036eb47b
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode='rich',
@@ -73,16 +74,16 @@ def answer_rows(
     fn, # from an input row (dict) to an output row (dict)
 ) -> list[tuple[dict, dict]]: # (input row, output row with schema and id)
     "Apply `fn` to every row of a file; a row that fails yields `{'id', 'error'}`"
-    try: rows = list(read_rows(path))
+    try: rows = identified(read_rows(path))
     except BadFile as e: _stop(str(e))
     out, err = [], _err()
+    name = escape('standard input' if path == '-' else shown(path, 500))
     with _bar(len(rows)) as step:
-        for n, row in enumerate(rows, 1):
-            named = row.id if isinstance(row, BadRow) else row.get('id')
-            ident = str(n if named in (None, '') else named)
-            got = _one(row, fn)
+        for n, ident, row in rows:
+            got, line = _one(row, fn), getattr(row, 'line', None)
             if 'error' in got: err.print(
-                f"[red]row {n}[/red] (id {escape(ident)}): {escape(got['error'])}")
+                f"{name}, [red]row {n}[/red]{f' (line {line})' if line else ''} (id "
+                f"{escape(shown(ident))}): {escape(shown(got['error'], 500))}")
             out.append(({} if isinstance(row, BadRow) else row,
                         {'schema': 1, 'id': ident} | got))
             step()

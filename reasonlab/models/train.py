@@ -12,6 +12,7 @@ import json, random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
+from ..files import check_safetensors
 from ..runs import write_atomic
 
 # %% ../../nbs/22_train.ipynb #11ade4b2
@@ -105,6 +106,7 @@ def save_checkpoint(
 def load_checkpoint(path: str | Path, model, opt, sampler: Sampler, key: dict):
     "Put everything back; returns (updates done, log)"
     from safetensors import safe_open
+    check_safetensors(path)
     with safe_open(str(path), 'pt') as f:
         meta = json.loads(f.metadata()['state'])
         tensors = {k: f.get_tensor(k) for k in f.keys()}

@@ -1,0 +1,95 @@
+"""Fuzz one parser with atheris: python tests/fuzz/run.py TARGET --seconds 600 [--store]   (make fuzz does all of them)
+
+New inputs go to runs/fuzz/TARGET, so a later run goes on where this one stopped. --keep moves the smallest inputs that reach
+everything into tests/fuzz/corpus/TARGET, which tests/test_fuzz.py replays without atheris. --store writes data/calibration/fuzz.json."""
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+MOST, BYTES = 200, 300_000  # files and bytes of one kept corpus
+SLOW = 20                   # seconds that one input may take before it counts as a hang
+
+
+def child(name, flags):
+    "The fuzzer itself; it never returns"
+    import atheris
+    sys.path.insert(0, str(HERE))
+    with atheris.instrument_imports(include=["reasonlab"]):
+        import targets
+    fn = targets.TARGETS[name]
+    atheris.Setup([sys.argv[0], *flags], fn)
+    atheris.Fuzz()
+
+
+def fuzzer(name, *flags):
+    "Run it in a process of its own and pass its log through"
+    call = [sys.executable, __file__, name, "--child", "--", *map(str, flags)]
+    log = []
+    with subprocess.Popen(call, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace") as p:
+        for line in p.stderr:
+            log.append(line)
+            if not re.match(r"#\d+\s+(NEW|REDUCE|pulse)", line): sys.stderr.write(line)
+    return p.returncode, "".join(log)
+
+
+def keep(name, work):
+    "The smallest inputs that reach everything the working corpus reaches"
+    small = work.with_name(work.name + ".small")
+    shutil.rmtree(small, ignore_errors=True)
+    small.mkdir(parents=True)
+    code, log = fuzzer(name, "-merge=1", small, HERE / "corpus" / name, work)
+    if code: sys.exit(f"the corpus could not be made small:\n{log[-2000:]}")
+    kept, size = sorted(small.iterdir(), key=lambda p: (p.stat().st_size, p.name)), 0
+    home = HERE / "corpus" / name
+    shutil.rmtree(home)
+    home.mkdir()
+    for p in kept[:MOST - 1]:
+        size += p.stat().st_size
+        if size > BYTES: break
+        shutil.copyfile(p, home / p.name[:16])
+    shutil.rmtree(small)
+
+
+def store(row):
+    "Put one row into data/calibration/fuzz.json"
+    from reasonlab.runs import write_atomic
+    path = ROOT / "data" / "calibration" / "fuzz.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = sorted([r for r in rows if r["target"] != row["target"]] + [row], key=lambda r: r["target"])
+    write_atomic(path, json.dumps(dict(schema=1, name="fuzz", rows=rows), indent=1, sort_keys=True) + "\n")
+
+
+def main(argv):
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("target")
+    ask.add_argument("--seconds", type=int, default=600)
+    ask.add_argument("--seed", type=int, default=0, help="0 draws one")
+    ask.add_argument("--keep", action="store_true", help="make the kept corpus anew from all that was found")
+    ask.add_argument("--store", action="store_true", help="write the row of data/calibration/fuzz.json")
+    said = ask.parse_args(argv)
+    work, home, bad = ROOT / "runs" / "fuzz" / said.target, HERE / "corpus" / said.target, ROOT / "runs" / "fuzz" / f"{said.target}.bad"
+    for p in (work, home, bad): p.mkdir(parents=True, exist_ok=True)
+    old = set(bad.iterdir())
+    code, log = fuzzer(said.target, f"-max_total_time={said.seconds}", f"-timeout={SLOW}", "-max_len=2000", "-rss_limit_mb=4000",
+                       f"-dict={HERE / 'tokens.dict'}", f"-artifact_prefix={bad}/", "-print_final_stats=1", f"-seed={said.seed}", work, home)
+    done, new = re.search(r"Done (\d+) runs in (\d+) second", log), sorted(set(bad.iterdir()) - old)
+    if said.keep: keep(said.target, work)
+    import importlib.metadata
+    row = dict(target=said.target, engine=f"atheris {importlib.metadata.version('atheris')}", seconds=int(done[2]) if done else 0,
+               runs=int(done[1]) if done else 0, corpus=len([*home.iterdir()]), crashes=len(new) or int(code != 0))
+    print(json.dumps(row))
+    if code: print(f"the fuzzer ended with status {code}", file=sys.stderr)
+    for p in new: print(f"{p.relative_to(ROOT)}: {p.read_bytes()[:200]!r}", file=sys.stderr)
+    if said.store: store(row)
+    return int(row["crashes"] > 0)
+
+
+if __name__ == "__main__":
+    if "--child" in sys.argv: child(sys.argv[1], sys.argv[sys.argv.index("--") + 1:])
+    else: sys.exit(main(sys.argv[1:]))
