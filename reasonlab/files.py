@@ -48,7 +48,7 @@ MAX_LINE = 10 << 20 # bytes of one row
 MAX_COLUMNS = 1000  # of a table
 MAX_RATIO = 200     # bytes out of a compressed file for each byte in
 
-# %% ../nbs/03a_files.ipynb #0d1477ec
+# %% ../nbs/03a_files.ipynb #46aa9447
 class _Stop(Exception):
     "Nothing after this place can be read; cause and remedy, without the file's name"
 
@@ -67,7 +67,7 @@ def _taken(stream, n, packed):
     "The next bytes of a stream, as soon as there are any"
     try: return getattr(stream, 'read1', stream.read)(n)
     except _DAMAGE as e: raise _Stop(
-        f'damaged gzip ({shown(e)}); compress or fetch it again' if packed
+        f'damaged compression ({shown(e)}); pack or fetch it again' if packed
         else f"cannot be read ({getattr(e, 'strerror', '') or e})") from e
 
 # %% ../nbs/03a_files.ipynb #f4e779be
@@ -180,16 +180,18 @@ def _why(e):
     nul = e.doc[e.pos:e.pos + 1] == '\0'
     return f"not JSON: {'a NUL byte' if nul else shown(e.msg)} at {at}"
 
-# %% ../nbs/03a_files.ipynb #c1e77640
+# %% ../nbs/03a_files.ipynb #8d6e5985
 _ID = re.compile(rb'\s*\{\s*"id"\s*:\s*(?:"([^"\\\0-\x1f]{1,80})"|(-?\d{1,18})\b)')
+
+_NAMES = {list: 'a list', str: 'a text', bool: 'true or false', type(None): 'null'}
 
 def _row(number, line, value, faults, data=b''):
     "The value as a row, or what is wrong with it"
     if not faults and isinstance(value, dict): return value
     m = _ID.match(data[:200])
     ident = (m[1] or m[2]).decode(errors='replace') if m else None
-    why = faults[0] if faults else ('a row is an object with named fields, not a '
-        f'{type(value).__name__}; name its fields')
+    why = faults[0] if faults else ('a row is an object with named fields, not '
+        f'{_NAMES.get(type(value), "a number")}; name its fields')
     return BadRow(number, why, ident, line=line)
 
 def _json_lines(raw):
@@ -252,7 +254,7 @@ def _shut(text, pos, at):
     if at(pos + 1) < len(text): raise _Stop('not JSON: it goes on after the closing '
                                             ']; write one JSON object per line')
 
-# %% ../nbs/03a_files.ipynb #1107d98b
+# %% ../nbs/03a_files.ipynb #7802e80e
 class _Feed:
     "Lines for the csv module, and what was wrong with those of the row in hand"
     def __init__(self, raw): self.lines, self.row = _lines(raw), []
@@ -272,11 +274,12 @@ def _refused(e, feed):
     if 'end of data' in str(e) or 'larger than' in str(e): raise _Stop(
         f'a quotation mark that opens after line {feed.first - 1} is never closed; '
         'close it') from e
-    feed.row.append(f'not CSV: {shown(e)}; put quotation marks around the cell and '
-                    'double those inside')
+    why = 'a line break in a bare cell' if 'new-line' in str(e) else shown(e)
+    feed.row.append(f'not CSV: {why}; put quotation marks around the cell and double '
+                    'those inside')
     return []
 
-# %% ../nbs/03a_files.ipynb #a21819d5
+# %% ../nbs/03a_files.ipynb #c87dd41c
 def _header(cells, feed):
     "The names of the columns"
     if feed.row: raise _Stop(f'its header is {feed.row[0]}')
@@ -301,8 +304,8 @@ def _table(raw, delimiter):
         if names is None: names = _header(cells, feed); continue
         number += 1
         if not feed.row and len(cells) != len(names): feed.row.append(
-            f'has {len(cells)} cells, not the {len(names)} of the header; put '
-            'quotation marks around a cell that holds the separator')
+            f'{len(cells)} cells for {len(names)} columns; put quotation marks around '
+            'a cell that holds the separator')
         yield _row(number, feed.first, dict(zip(names, cells)), feed.row)
     if names and len(names) == 1 and not number:
         raise _Stop('is neither JSON nor a table; --example prints a row')
@@ -337,7 +340,7 @@ def _start(raw):
     _sniff(head)
     return head
 
-# %% ../nbs/03a_files.ipynb #3785e722
+# %% ../nbs/03a_files.ipynb #0285a652
 def _pretty(raw):
     "Does an object begin here that goes on after its first line?"
     first = raw.ahead(MAX_LINE + 1).lstrip().split(b'\n', 1)[0].strip()
@@ -357,8 +360,9 @@ def _rows(name, raw):
     if not table and (start == b'[' or start == b'{' and _pretty(raw)):
         return _whole(raw, start == b'[')
     lines = io.BufferedReader(raw, 1 << 16)
-    if start == b'{' and not table: return _json_lines(lines)
-    if suffix.startswith('.json'): raise _Stop(
+    if suffix in ('.jsonl', '.ndjson') or start == b'{' and not table:
+        return _json_lines(lines)
+    if suffix == '.json': raise _Stop(
         f"begins with '{shown(head[:1].decode(errors='replace'))}'; "
         'JSON rows begin with { or [')
     return _table(lines, '\t' if b'\t' in head.split(b'\n', 1)[0] else ',')
@@ -456,7 +460,7 @@ def _tar_members(raw):
     if raw.tail.strip(b'\0'): raise _Stop('has no end, so it was cut off; '
                                           'fetch it again')
 
-# %% ../nbs/03a_files.ipynb #beb05c5c
+# %% ../nbs/03a_files.ipynb #04d30f89
 _UNPACK = {b'\x1f\x8b': lambda f: gzip.GzipFile(fileobj=f), b'BZ': bz2.BZ2File,
            b'\xfd7': lzma.LZMAFile}
 
@@ -469,7 +473,7 @@ def _members(f, most, ratio):
         return _zip_members(f)
     unpacked = _UNPACK.get(head[:2])
     if unpacked: raw = _Counted(unpacked(io.BufferedReader(raw)), most, raw, ratio)
-    if raw.ahead(512)[257:262] != b'ustar': raise _Stop(
+    if raw.ahead(512)[257:262] != b'ustar': raise raw.ends or _Stop(
         'is neither zip nor tar; check where it comes from')
     return _tar_members(raw)
 

@@ -60,7 +60,8 @@ def _bar(total, wait=2.):
         if not bar.live.is_started and sys.stderr.isatty() and (
                 time.monotonic() - began > wait): bar.start()
     try: yield step
-    finally: bar.stop()
+    finally:
+        if bar.live.is_started: bar.stop() # it would end a line that it never began
 
 def _one(row, fn):
     "The output row of one input row; what is wrong with the row becomes `error`"
