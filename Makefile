@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test lab site bench check slow fresh mathjax clean
+.PHONY: help run test lab site bench check slow fresh fuzz mathjax clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -35,6 +35,10 @@ slow: .venv/ready  ## the cells flagged slow, too
 
 fresh: .venv/ready  ## every notebook in a fresh kernel of its own (nbval): nothing leans on another
 	@$(BIN)/python -m pytest --nbval-lax nbs $(ARGS)
+
+fuzz: .venv/ready  ## ten minutes of atheris on each parser of what strangers wrote (ARGS='TARGET --seconds 60')
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install -qq -c constraints.txt atheris
+	@$(BIN)/python tests/fuzz/run.py $(or $(ARGS),all)
 
 lab: .venv/ready  ## JupyterLab on the book
 	@$(BIN)/jupyter lab nbs

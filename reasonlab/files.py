@@ -180,7 +180,7 @@ def _why(e):
     nul = e.doc[e.pos:e.pos + 1] == '\0'
     return f"not JSON: {'a NUL byte' if nul else shown(e.msg)} at {at}"
 
-# %% ../nbs/03a_files.ipynb #8d6e5985
+# %% ../nbs/03a_files.ipynb #4fed6cf1
 _ID = re.compile(rb'\s*\{\s*"id"\s*:\s*(?:"([^"\\\0-\x1f]{1,80})"|(-?\d{1,18})\b)')
 
 _NAMES = {list: 'a list', str: 'a text', bool: 'true or false', type(None): 'null'}
@@ -200,7 +200,7 @@ def _json_lines(raw):
     for line in _lines(raw):
         if not line.data.strip(): continue
         number, value = number + 1, None
-        faults[:] = [line.fault] if line.fault else []
+        faults[:] = [fault] if (fault := line.fault) else []
         if not faults:
             text = line.data.decode().lstrip('\ufeff').rstrip()
             try: value = decoder.decode(text)
@@ -254,7 +254,7 @@ def _shut(text, pos, at):
     if at(pos + 1) < len(text): raise _Stop('not JSON: it goes on after the closing '
                                             ']; write one JSON object per line')
 
-# %% ../nbs/03a_files.ipynb #7802e80e
+# %% ../nbs/03a_files.ipynb #1d94b8f4
 class _Feed:
     "Lines for the csv module, and what was wrong with those of the row in hand"
     def __init__(self, raw): self.lines, self.row = _lines(raw), []
@@ -263,7 +263,7 @@ class _Feed:
     def __iter__(self):
         for line in self.lines:
             self.size += len(line.data)
-            if line.fault: self.row.append(line.fault)
+            if fault := line.fault: self.row.append(fault)
             elif self.size > MAX_LINE: self.row.append(
                 f'longer than {MAX_LINE >> 20} MiB; is a quotation mark missing?')
             yield ('"\n' if line.odd else '\n') if line.long else (
@@ -279,13 +279,13 @@ def _refused(e, feed):
                     'those inside')
     return []
 
-# %% ../nbs/03a_files.ipynb #c87dd41c
+# %% ../nbs/03a_files.ipynb #c9348047
 def _header(cells, feed):
     "The names of the columns"
     if feed.row: raise _Stop(f'its header is {feed.row[0]}')
-    twice = next((c for i, c in enumerate(cells) if c in cells[:i]), None)
     if len(cells) > MAX_COLUMNS: raise _Stop(f'has {len(cells)} columns, at most '
                                              f'{MAX_COLUMNS}; split it')
+    twice = next((c for i, c in enumerate(cells) if c in cells[:i]), None)
     if twice is not None: raise _Stop(f"the column '{shown(twice, 40)}' stands "
                                       'twice; rename one')
     return cells

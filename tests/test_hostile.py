@@ -15,7 +15,6 @@ import time
 import tracemalloc
 import zipfile
 from email.utils import formatdate
-from pathlib import Path
 
 import pytest
 

@@ -1,8 +1,10 @@
-"""Fuzz one parser with atheris: python tests/fuzz/run.py TARGET --seconds 600 [--store]   (make fuzz does all of them)
+"""Fuzz a parser with atheris: python tests/fuzz/run.py TARGET --seconds 600   (all: every parser, one after the other)
 
 New inputs go to runs/fuzz/TARGET, so a later run goes on where this one stopped. --keep moves the smallest inputs that reach
 everything into tests/fuzz/corpus/TARGET, which tests/test_fuzz.py replays without atheris. --store writes data/calibration/fuzz.json."""
 import argparse
+import importlib.metadata
+import importlib.util
 import json
 import re
 import shutil
@@ -65,6 +67,21 @@ def store(row):
     write_atomic(path, json.dumps(dict(schema=1, name="fuzz", rows=rows), indent=1, sort_keys=True) + "\n")
 
 
+def fuzz(name, seconds, seed):
+    "One run; its row, and the inputs that broke the parser"
+    home, work = HERE / "corpus" / name, ROOT / "runs" / "fuzz" / name
+    bad = work.with_name(f"{name}.bad")
+    for p in (work, home, bad): p.mkdir(parents=True, exist_ok=True)
+    old = set(bad.iterdir())
+    code, log = fuzzer(name, f"-max_total_time={seconds}", f"-timeout={SLOW}", "-max_len=2000", "-rss_limit_mb=4000", f"-seed={seed}",
+                       f"-dict={HERE / 'tokens.dict'}", f"-artifact_prefix={bad}/", work, home)
+    done, new = re.search(r"Done (\d+) runs in (\d+) second", log), sorted(set(bad.iterdir()) - old)
+    if code: print(f"the fuzzer ended with status {code}", file=sys.stderr)
+    for p in new: print(f"{p.relative_to(ROOT)}: {p.read_bytes()[:200]!r}", file=sys.stderr)
+    return dict(target=name, engine=f"atheris {importlib.metadata.version('atheris')}", seconds=int(done[2]) if done else 0,
+                runs=int(done[1]) if done else 0, corpus=len([*home.iterdir()]), crashes=len(new) or int(code != 0))
+
+
 def main(argv):
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("target")
@@ -73,21 +90,21 @@ def main(argv):
     ask.add_argument("--keep", action="store_true", help="make the kept corpus anew from all that was found")
     ask.add_argument("--store", action="store_true", help="write the row of data/calibration/fuzz.json")
     said = ask.parse_args(argv)
-    work, home, bad = ROOT / "runs" / "fuzz" / said.target, HERE / "corpus" / said.target, ROOT / "runs" / "fuzz" / f"{said.target}.bad"
-    for p in (work, home, bad): p.mkdir(parents=True, exist_ok=True)
-    old = set(bad.iterdir())
-    code, log = fuzzer(said.target, f"-max_total_time={said.seconds}", f"-timeout={SLOW}", "-max_len=2000", "-rss_limit_mb=4000",
-                       f"-dict={HERE / 'tokens.dict'}", f"-artifact_prefix={bad}/", "-print_final_stats=1", f"-seed={said.seed}", work, home)
-    done, new = re.search(r"Done (\d+) runs in (\d+) second", log), sorted(set(bad.iterdir()) - old)
-    if said.keep: keep(said.target, work)
-    import importlib.metadata
-    row = dict(target=said.target, engine=f"atheris {importlib.metadata.version('atheris')}", seconds=int(done[2]) if done else 0,
-               runs=int(done[1]) if done else 0, corpus=len([*home.iterdir()]), crashes=len(new) or int(code != 0))
-    print(json.dumps(row))
-    if code: print(f"the fuzzer ended with status {code}", file=sys.stderr)
-    for p in new: print(f"{p.relative_to(ROOT)}: {p.read_bytes()[:200]!r}", file=sys.stderr)
-    if said.store: store(row)
-    return int(row["crashes"] > 0)
+    sys.path.insert(0, str(HERE))
+    from targets import TARGETS
+    names = [*TARGETS] if said.target == "all" else [said.target]
+    if said.target not in (*TARGETS, "all"): ask.error(f"no target {said.target}; there are all, {', '.join(TARGETS)}")
+    if importlib.util.find_spec("atheris") is None: ask.error("atheris is missing: pip install -c constraints.txt atheris, or make fuzz")
+    crashes = 0
+    for name in names:
+        row = fuzz(name, said.seconds, said.seed)
+        if said.keep:
+            keep(name, ROOT / "runs" / "fuzz" / name)
+            row["corpus"] = len([*(HERE / "corpus" / name).iterdir()])
+        print(json.dumps(row), flush=True)
+        crashes += row["crashes"]
+        if said.store: store(row)
+    return int(crashes > 0)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,10 @@ def steps_parse(blob):
     for s in (*chain.premises, *chain.steps):
         assert s.text == chain.source(s)[s.start:s.end] and 0 <= s.start <= s.end, s
         assert all(isinstance(c.label, str) for c in s.cites), s
-    if isinstance(answer, str): inside((*chain.unparsed, *chain.scaffold), len(answer))
+    if isinstance(answer, str):
+        own = [(s.start, s.end) for s in (*chain.premises, *chain.steps) if s.origin == "answer"]
+        assert own == sorted(own)
+        in_order(sorted([*own, *chain.scaffold, *chain.unparsed]), answer)
     else: assert [s.element for s in chain.steps] == [*range(len(answer))]
     assert [s.index for s in chain.steps] == [*range(len(chain.steps))]
     said = steps.final_answer(chain)
