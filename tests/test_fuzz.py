@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from reasonlab import data, equations, expressions, files
+from reasonlab.verification.natural_program import verify
 from reasonlab.verification.steps import parse
 from test_steps import HURTFUL, PIECES
 
@@ -90,7 +91,8 @@ def read(text):
 
 GROWS = {"steps.parse": (lambda t: parse("Ann has 3 pens.", t), HURTFUL, 500), "data.sentences": (data.sentences, HURTFUL, 2000),
          "equations": (equations.equations.__wrapped__, [*SUMS, *HURTFUL, "1 + 1 = ", "(1 = ", "1) = ", "1 and 1 = 1 ", "= 1 hour ", "a = 1 of 2 "], 800),
-         "evaluate": (expressions.evaluate.__wrapped__, [*SUMS, "1+", "(1)", "-", "1 m ", "½", "sqrt(", "((", "1!"], 400), "files.read_rows": (read, JSON, 2000)}
+         "evaluate": (expressions.evaluate.__wrapped__, [*SUMS, "1+", "(1)", "-", "1 m ", "½", "sqrt(", "((", "1!"], 400), "files.read_rows": (read, JSON, 2000),
+         "verify": (lambda t: verify("Ann has 3 pens.", t), ["x = 1\n", "1 + 1 = 3. ", "#1. 1 = 1\n", "Ann and Bob swap balls. ", "- a\n"], 400)}
 
 
 @pytest.mark.parametrize("name", GROWS)
@@ -103,6 +105,12 @@ def test_work_grows_with_the_length(name):
         small, large = (work(fn, (p * n)[:n]) for n in (size, 4 * size))
         if large > 6 * small + 2000: steep[p] = (small, large)
     assert not steep, steep
+
+
+def test_a_chain_is_cheap_to_look_up():
+    "Checkers keep what they found by chain, and ask for it at every step; equal chains are one key"
+    asked = {parse("q", "x = 1\n" * n): n for n in (2, 300)}
+    assert work(hash, parse("q", "x = 1\n" * 300)) < 10 and asked[parse("q", "x = 1\n" * 300)] == 300
 
 
 def test_the_count_sees_a_square():

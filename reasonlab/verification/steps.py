@@ -53,7 +53,7 @@ class Chain:
     style: str = 'steps'                 # which reader understood it
     unparsed: tuple[tuple[int, int], ...] = () # spans no reader understood
     scaffold: tuple[tuple[int, int], ...] = () # labels, marks, bridges, drafts
-
+    def __hash__(self): return hash((self.question, self.answer[-99:])) # not all of it
     @cached_property
     def by_label(self):
         "First statement with each label; steps shadow nothing"

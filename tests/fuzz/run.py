@@ -7,7 +7,6 @@ import importlib.metadata
 import importlib.util
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,22 +39,33 @@ def fuzzer(name, *flags):
     return p.returncode, "".join(log)
 
 
-def keep(name, work):
-    "The smallest inputs that reach everything the working corpus reaches"
-    small = work.with_name(work.name + ".small")
-    shutil.rmtree(small, ignore_errors=True)
-    small.mkdir(parents=True)
-    code, log = fuzzer(name, "-merge=1", small, HERE / "corpus" / name, work)
-    if code: sys.exit(f"the corpus could not be made small:\n{log[-2000:]}")
-    kept, size = sorted(small.iterdir(), key=lambda p: (p.stat().st_size, p.name)), 0
-    home = HERE / "corpus" / name
-    shutil.rmtree(home)
-    home.mkdir()
-    for p in kept[:MOST - 1]:
-        size += p.stat().st_size
-        if size > BYTES: break
-        shutil.copyfile(p, home / p.name[:16])
-    shutil.rmtree(small)
+def arcs(fn, blob):
+    "Pairs of lines of the package that one input runs after each other"
+    seen, last = set(), {}
+
+    def trace(frame, event, arg):
+        if "reasonlab" not in frame.f_code.co_filename: return None
+        if event == "line":
+            seen.add((frame.f_code, last.get(frame, 0), frame.f_lineno))
+            last[frame] = frame.f_lineno
+        return trace
+    sys.settrace(trace)
+    try: fn(blob)
+    finally: sys.settrace(None)
+    return seen
+
+
+def keep(name, fn):
+    "The smallest inputs that reach everything, beside the seeds and all that once broke something"
+    home, seen, size = HERE / "corpus" / name, set(), 0
+    found = {p.read_bytes(): p.name for d in (ROOT / "runs" / "fuzz" / name, home) for p in d.iterdir()}
+    for p in home.iterdir(): p.unlink()
+    for blob in sorted(found, key=lambda b: (not found[b].startswith(("crash-", "seed-")), len(b), b)):
+        new = arcs(fn, blob) - seen
+        if not new and not found[blob].startswith(("crash-", "seed-")): continue
+        size, seen = size + len(blob), seen | new
+        if size > BYTES * .9 or len([*home.iterdir()]) > MOST - 10: break
+        (home / (found[blob][:22])).write_bytes(blob)
 
 
 def store(row):
@@ -99,7 +109,7 @@ def main(argv):
     for name in names:
         row = fuzz(name, said.seconds, said.seed)
         if said.keep:
-            keep(name, ROOT / "runs" / "fuzz" / name)
+            keep(name, TARGETS[name])
             row["corpus"] = len([*(HERE / "corpus" / name).iterdir()])
         print(json.dumps(row), flush=True)
         crashes += row["crashes"]
