@@ -8,8 +8,8 @@ Docs: https://reasonlab.github.io/reasonlab/files.html.md"""
 __all__ = ['MAX_FILE', 'MAX_LINE', 'MAX_COLUMNS', 'MAX_RATIO', 'shown', 'BadFile', 'BadRow', 'read_rows', 'identified', 'unpack',
            'check_safetensors']
 
-# %% ../nbs/03a_files.ipynb #08663735
-import bz2, csv, gzip, io, json, lzma, math, os, re, shutil, stat, sys
+# %% ../nbs/03a_files.ipynb #78839b6f
+import bz2, csv, gzip, io, json, lzma, math, os, re, shutil, stat, struct, sys
 import tarfile, tempfile, unicodedata, zipfile, zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -434,7 +434,7 @@ def _place(name, seen):
     seen.add(key)
     return parts
 
-# %% ../nbs/03a_files.ipynb #73f53c8d
+# %% ../nbs/03a_files.ipynb #24c2725a
 _KINDS = {stat.S_IFLNK: 'a symbolic link', stat.S_IFDIR: 'folder', stat.S_IFREG: 'file',
           0: 'file'}
 
@@ -442,7 +442,7 @@ def _zip_members(f):
     with zipfile.ZipFile(f) as z:
         for i in z.infolist():
             kind = _KINDS.get(stat.S_IFMT(i.external_attr >> 16), 'a device')
-            if kind == 'file' and i.is_dir(): kind = 'folder'
+            if kind == 'file' and i.orig_filename.endswith('/'): kind = 'folder'
             if i.flag_bits & 1: kind = 'encrypted'
             yield i.orig_filename, kind, lambda i=i: z.open(i), i.compress_size
 
@@ -489,7 +489,10 @@ def _write(open_, path, spent, most, ratio, size):
             out.write(data)
     return spent
 
-# %% ../nbs/03a_files.ipynb #ffdbbf6a
+# %% ../nbs/03a_files.ipynb #d8add078
+_BROKEN = (*_DAMAGE, tarfile.TarError, zipfile.BadZipFile, struct.error, RuntimeError,
+           ValueError, ArithmeticError, LookupError) # what the readers raise
+
 def _extract(f, home, most_members, most_bytes, ratio):
     "Write the members below `home`; their paths"
     out, seen, spent, name = [], set(), 0, ''
@@ -505,14 +508,14 @@ def _extract(f, home, most_members, most_bytes, ratio):
                 spent = _write(open_, path, spent, most_bytes, ratio, packed)
                 _sized(spent, most_bytes, size, ratio) # members may share their bytes
                 out.append(parts)
-    except (*_DAMAGE, tarfile.TarError, zipfile.BadZipFile, NotImplementedError,
-            RuntimeError, ValueError) as e: raise _Stop(f'is damaged ({shown(e)}); '
-                                                        'fetch it again') from e
+    except _BROKEN as e:
+        if getattr(e, 'errno', None): raise # the disk, not the archive
+        raise _Stop(f'is damaged ({shown(e)}); fetch it again') from e
     except _Stop as e:
         raise (_Stop(f"member '{shown(name)}' {e}") if name else e) from e
     return out
 
-# %% ../nbs/03a_files.ipynb #fad0b993
+# %% ../nbs/03a_files.ipynb #6a24c723
 def unpack(
     archive: str | Path, # zip, tar, tar.gz, tar.bz2, tar.xz
     folder: str | Path, # new, or empty
@@ -534,8 +537,8 @@ def unpack(
         if folder.exists(): folder.rmdir()
         os.rename(tmp/'new', folder)
     except _Stop as e: raise BadFile(f'{name}: {e}; nothing was unpacked') from e
-    except OSError as e: raise BadFile(f'{name}: cannot be unpacked '
-                                       f'({e.strerror or e})') from e
+    except OSError as e: raise BadFile(f'{name}: cannot be unpacked ({e.strerror}); '
+                                       'nothing was unpacked') from e
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return [folder.joinpath(*p) for p in parts]
 

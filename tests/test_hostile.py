@@ -6,6 +6,8 @@ import io
 import json
 import os
 import pickle
+import random
+import shutil
 import socket
 import stat
 import struct
@@ -14,6 +16,7 @@ import threading
 import time
 import tracemalloc
 import zipfile
+from collections import Counter
 from email.utils import formatdate
 
 import pytest
@@ -366,7 +369,7 @@ ARCHIVES = {
     'tar twice': (lambda p: tarred(p, GOOD_MEMBER, GOOD_MEMBER), 'twice'),
     'tar twice by case': (lambda p: tarred(p, ('A/b', FILE, b''), ('a/B', FILE, b'')), 'twice'),
     'tar twice by accent': (lambda p: tarred(p, ('\xe9', FILE, b''), ('e\u0301', FILE, b'')), 'twice'),
-    'tar file as folder': (lambda p: tarred(p, ('a', FILE, b''), ('a/b', FILE, b'')), 'damaged'),
+    'tar file as folder': (lambda p: tarred(p, ('a', FILE, b''), ('a/b', FILE, b'')), 'cannot be unpacked'),
     'tar many': (lambda p: tarred(p, *((str(i), FILE, b'') for i in range(101))), 'more than 100 members'),
     'tar much': (lambda p: tarred(p, *((str(i), FILE, os.urandom(1 << 20)) for i in range(33))), 'more than 32 MiB'),
     'tar.gz bomb': (lambda p: tarred(p, ('a', FILE, bytes(30 << 20)), mode='w:gz'), 'bomb'),
@@ -532,6 +535,48 @@ def test_sound_weights_pass(tmp_path):
     save_file(made, tmp_path/'x.safetensors', {'note': 'ours'})
     said = check_safetensors(tmp_path/'x.safetensors')
     assert said == {k: (k, (3, 5)) for k in kinds} | dict(none=('F32', (0, 7)), scalar=('F32', ()))
+
+
+# ---- both, broken at random
+
+def broken(blob, rng):
+    "A few bytes changed, lost, put in or copied"
+    b = bytearray(blob)
+    for _ in range(rng.choice((1, 1, 2, 5, 20))):
+        i, j, how = rng.randrange(len(b) + 1), rng.randrange(len(b) + 1), rng.randrange(4)
+        if how == 0: b[i:i + 1] = bytes([rng.choice((0, 255, 128, *b'09-/.', rng.randrange(256)))])
+        elif how == 1: del b[i:i + rng.randrange(1, 30)]
+        elif how == 2: b[i:i] = rng.randbytes(rng.randrange(1, 12))
+        else: b[i:i + 8] = b[j:j + 8]
+    return bytes(b)
+
+
+def test_archives_and_weights_broken_at_random(tmp_path):
+    "Unpacked wholly or not at all, with a `BadFile` and nothing else; nothing outside, no trace"
+    rng, n = random.Random(7), Counter()
+    home, x = tmp_path/'home', tmp_path/'home'/'x'
+    home.mkdir()
+    members = ('a/b', FILE, b'hello' * 30), ('c', tarfile.DIRTYPE, b''), ('d' * 120, FILE, b'y')
+    sound = [tarred(x, *members, mode=m).read_bytes() for m in ('w', 'w:gz', 'w:bz2', 'w:xz')]
+    sound.append(zipped(x, ('a/b', b'hello' * 30), ('c/', b''), ('d', b'y')).read_bytes())
+    lies = weights({'a': entry(0, 4), 'b': entry(4, 12), '__metadata__': {'x': 'y'}}, bytes(12))
+    for blob in sound * 120:
+        x.write_bytes(broken(blob, rng))
+        try: n['unpacked'] += len(unpack(x, home/'new', most_bytes=1 << 22)) > 0
+        except BadFile as e: n['refused'] += str(e).isprintable()
+        shutil.rmtree(home/'new', ignore_errors=True)
+        assert [p.name for p in home.iterdir()] == ['x'] and [p.name for p in tmp_path.iterdir()] == ['home']
+        x.write_bytes(broken(lies, rng))
+        try: check_safetensors(x)
+        except BadFile as e: n['lies'] += str(e).isprintable()
+    assert n['unpacked'] > 20 and n['refused'] > 200 and n['lies'] > 500, n
+
+
+@pytest.mark.parametrize('name', [b'\0a', b'\0\0\0'])
+def test_a_zip_with_a_name_that_is_nothing(tmp_path, name):
+    p = changed(zipped(tmp_path/'x.zip', ('x' * len(name), b'')), lambda b: b.replace(b'x' * len(name), name))
+    with pytest.raises(BadFile, match='no text'): unpack(p, tmp_path/'new')
+    assert [q.name for q in tmp_path.iterdir()] == ['x.zip']
 
 
 # ---- fetching
