@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test lab site bench check slow fresh fuzz mathjax clean
+.PHONY: help run test lab site bench check slow fresh fuzz mathjax axe clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -58,8 +58,14 @@ check: .venv/ready  ## what must hold before a change lands
 	@$(MAKE) --no-print-directory test
 
 mathjax:  ## a local copy of MathJax, for a site that is read offline
-	@mkdir -p _site/npm docs/_static/mathjax && cd _site/npm && npm pack --silent mathjax@3.2.2 && tar xzf mathjax-3.2.2.tgz
+	@mkdir -p _site/npm docs/_static/mathjax && cd _site/npm && rm -rf package && npm pack --silent mathjax@3.2.2 && tar xzf mathjax-3.2.2.tgz
 	@cp -r _site/npm/package/es5/{tex-chtml.js,output} docs/_static/mathjax/
+
+axe: _site/axe/package.json  ## axe-core, whose accessibility rules the tests run on every page of the site
+
+_site/axe/package.json: Makefile
+	@mkdir -p _site/npm _site/axe && cd _site/npm && rm -rf package && npm pack --silent axe-core@4.14.1 >/dev/null && tar xzf axe-core-4.14.1.tgz
+	@cp _site/npm/package/axe.min.js _site/axe/ && cp _site/npm/package/package.json $@
 
 clean:  ## remove what can be made again (.venv stays)
 	@rm -rf _proc _stage _site build .pytest_cache .ruff_cache .hypothesis

@@ -18,6 +18,7 @@ bibtex_reference_style = "author_year"
 html_theme = "sphinx_book_theme"
 html_title = "reasonlab"
 html_static_path = ["_static"]
+templates_path = ["_templates"]
 html_css_files = ["reasonlab.css"]
 html_copy_source = False
 html_show_sourcelink = False
@@ -30,3 +31,13 @@ nb_code_prompt_show, nb_code_prompt_hide = "Show the source", "Hide the source"
 html_context = {"default_mode": "auto"}  # light or dark as the reader's system says
 togglebutton_hint, togglebutton_hint_hide = "Show", "Hide"
 if Path(__file__).with_name("_static").joinpath("mathjax").is_dir(): mathjax_path = "mathjax/tex-chtml.js"  # `make mathjax`
+
+# What the writers get wrong for a reader who listens: a label that hides the words of a fold, list items that are none.
+REPAIRS = {'<summary aria-label="Toggle hidden content">': "<summary>", ' role="doc-biblioentry"': ' role="listitem"'}
+
+
+def repair(app, page, template, context, doctree):
+    for wrong, right in REPAIRS.items(): context["body"] = context.get("body", "").replace(wrong, right)
+
+
+def setup(app): app.connect("html-page-context", repair)

@@ -1,7 +1,7 @@
-"What the front page shows that is computed: one wrong chain, checked by `verify`, and the scorecard of the stored findings"
+"What the site shows that is computed: one wrong chain, checked by `verify`; the scorecard; the page on trust"
 from reasonlab import verify
 from reasonlab.lab.report import fragment
-from reasonlab.lab.scorecard import lead, scorecard, to_html
+from reasonlab.lab.scorecard import calibration, kept, lead, scorecard, to_html
 
 QUESTION = """A bakery bakes 48 rolls, packs them in bags of 6 and sells each bag for 3 euros. \
 Two bags tear open and cannot be sold. How much does it earn?"""
@@ -19,7 +19,98 @@ def chain():
 
 def card():
     known = scorecard()
-    return f"{lead(known)}\n\n{raw(to_html(known, page=False, href='{slug}.html'))}"
+    return f"[{lead(known)}](#scorecard.lead)\n\n{raw(to_html(known, page=False, href='{slug}.html'))}"
 
 
 def raw(html): return f"```{{raw}} html\n{html}\n```"
+
+
+# The page on trust: each function turns one table of data/calibration into markdown.
+
+NOT_YET = "*Not measured yet.*"
+
+
+def percent(x): return f"{100 * x:.1f}".removesuffix(".0") + " %"
+
+
+def rate(r): return f"{percent(r[0])} [{100 * r[1]:.1f}, {100 * r[2]:.1f}]"
+
+
+def grid(head, rows):
+    "A markdown table; what stands in a cell is text"
+    def line(cells): return "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+    return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])
+
+
+def placebo(table):
+    rows = [(a["arm"], a["what"], f"{a['n']:,}", rate(a["rate"]), a.get("bar") or "none", kept(a["rate"], a.get("bar")) or "no bar") for a in table["arms"]]
+    kinds = [(k["arm"], k["kind"], f"{k['n']:,}", f"{k['supported']:,}") for k in table.get("kinds", ())]
+    return "\n\n".join([
+        "Whole studies were run on methods of which the truth is known: shams that know nothing, effects that lie exactly at the bar of their "
+        "claim, and effects planted above it. The rate is the share that came out `supported`, with its 95 % Wilson interval. A bar is met when "
+        "the whole interval keeps it, missed when the whole interval breaks it, otherwise open.",
+        grid(("arm", "what", "studies", "called supported [95 %]", "bar", "verdict"), rows),
+        *["By kind of study:\n\n" + grid(("arm", "kind", "studies", "supported"), kinds)] * bool(kinds)])
+
+
+def held(r, level=.95):
+    "Does an interval cover as often as it says? In a word"
+    return "**too rarely**" if r[2] < level else "more than stated" if r[1] > level else "as stated"
+
+
+def coverage(table):
+    by, rows = {}, table["intervals"]
+    clusters = sorted({r["clusters"] for r in rows})
+    for r in rows: by.setdefault((r["interval"], r["statistic"], r["shape"]), {})[r["clusters"]] = r
+    def cell(r): return f"{rate(r['coverage'])}, {held(r['coverage'], r.get('level', .95))}; misses {percent(r['below'])} below, {percent(r['above'])} above" if r else ""
+    body = [(*key, *(cell(at.get(c)) for c in clusters)) for key, at in by.items()]
+    low = sum(held(r["coverage"], r.get("level", .95)).startswith("**") for r in rows)
+    tests = [(t["test"], t["shape"], t["clusters"], rate(t["type_1"]), "**too often**" if t["type_1"][1] > t.get("level", .05) else "as stated or less")
+             for t in table.get("tests", ())]
+    return "\n\n".join([
+        f"Data were drawn {table['simulations']:,} times from laws whose truth is known, and every interval of the lab was asked for it. "
+        f"Coverage is the share of draws in which the interval held the truth; it should be 95 %. **{low} of {len(rows)}** settings hold it too "
+        "rarely, even at the upper end of the simulation's own error. Below and above say on which side of the interval the truth lay where it was missed.",
+        grid(("interval", "statistic", "shape", *(f"{c} clusters" for c in clusters)), body),
+        *["A test at the 5 % level should reject a true null in 5 % of the draws:\n\n" +
+          grid(("test", "shape", "clusters", "rejects [95 %]", "in a word"), tests)] * bool(tests)])
+
+
+def drills(table):
+    rows = [(r["drill"], r["study"], r["what"], f"{r['held']:,} of {r['runs']:,}", "held" if r["held"] == r["runs"] else f"**lost {r['runs'] - r['held']:,}**")
+            for r in table["rows"]]
+    over = table.get("overhead")
+    return "\n\n".join([
+        "A run is killed, its disk filled, its files damaged, over and over. What must hold is that it ends as if nothing had happened, or refuses "
+        "with one clear error; nothing is lost and nothing wrong is believed.",
+        grid(("drill", "study", "what must hold", "held", "in a word"), rows),
+        *[f"Keeping every row safe costs {percent(over['share'])} of the time of {over['study']} (n = {over['n']:,})." if over else ""] * bool(over)])
+
+
+def fuzz(table):
+    rows = [(f"`{r['target']}`", r["engine"], f"{r['seconds']:,} s", f"{r['runs']:,}", f"{r['corpus']:,}", "none" if not r["crashes"] else f"**{r['crashes']:,}**")
+            for r in table["rows"]]
+    return ("Whatever reads what a stranger wrote was fed with inputs bred to reach new branches. A crash is any error other than the one that the "
+            "reader promises.\n\n" + grid(("reader", "engine", "time", "inputs", "corpus", "crashes"), rows))
+
+
+def axe(table):
+    found = [(f["page"], f["scheme"], f["rule"], f["impact"], f["nodes"], f["help"]) for f in table["found"]]
+    return "\n\n".join([
+        f"[axe-core](https://github.com/dequelabs/axe-core) {table['version']} read {table['pages']} pages of this site in a real browser, "
+        f"{' and '.join(table['schemes'])}, with every fold but that of source code open. {table['rules_passed']} of its rules applied and were kept everywhere. "
+        "No rule is switched off. A serious or critical violation fails the tests.",
+        grid(("impact", "violations"), table["violations"].items()),
+        *["What is left:\n\n" + grid(("page", "scheme", "rule", "impact", "places", "what it asks"), found)] * bool(found)])
+
+
+TRUST = dict(placebo=placebo, coverage=coverage, drills=drills, fuzz=fuzz, axe=axe)
+
+
+def trust(text, pages, folder=None):
+    "docs/trust.md with its marks filled in; a table links to its chapter once that stands"
+    for name, said in TRUST.items():
+        table = calibration(name, folder)
+        chapter = f"\n\nHow: [{name}](/{name}.ipynb)." if name in pages else ""
+        text = text.replace(f"@{name}@", (said(table) if table else NOT_YET) + chapter)
+    return text

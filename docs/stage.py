@@ -31,9 +31,12 @@ def directives(src): return dict(re.findall(r"^#\|\s*([\w-]+):?[ \t]*(.*)$", src
 
 
 def defined(src):
-    "Public functions and classes of a cell"
-    body = ast.parse(re.sub(r"^\s*[%!].*$", "pass", src, flags=re.M)).body
-    return [d.name for d in body if isinstance(d, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not d.name.startswith("_")]
+    "Public functions, classes and constants of a cell"
+    out = []
+    for d in ast.parse(re.sub(r"^\s*[%!].*$", "pass", src, flags=re.M)).body:
+        if isinstance(d, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): out.append(d.name)
+        if isinstance(d, ast.Assign): out += [n.id for t in d.targets for n in getattr(t, "elts", [t]) if isinstance(n, ast.Name) and n.id.isupper()]
+    return [n for n in dict.fromkeys(out) if not n.startswith("_")]
 
 
 def page_name(path):
@@ -65,8 +68,8 @@ class Page:
         return "Experiments" if self.path.parent.name else "Reference"
 
     def label(self, name):
-        "Labels ignore case, and a class may differ from a function by case alone: `Settings`, `settings`"
-        return f"{self.name.replace('/', '.')}.{name.lower()}{'-class' if name[0].isupper() else ''}"
+        "Labels ignore case, and names may differ by case alone: `Settings`, `settings`. `lab.scorecard.cell_link` knows this rule, too"
+        return f"{self.name.replace('/', '.')}.{name.lower()}{'-const' if name.isupper() else '-class' if name[0].isupper() else ''}"
 
 
 class Book:
@@ -165,13 +168,14 @@ def contents(parts):
 def toctrees(parts):
     "One captioned, hidden table of contents per part"
     names = {part: [p.name for p in pages] for part, pages in parts.items()}
+    names.setdefault("The lab", []).append("trust")
     names["Reference"] = ["Read me <start>" if n == "start" else n for n in names["Reference"]] + ["bibliography"]
     return "\n\n".join(f"```{{toctree}}\n:hidden:\n:caption: {part}\n" + "\n".join(n) + "\n```" for part, n in names.items())
 
 
 def main():
     shutil.rmtree(DST, ignore_errors=True)
-    shutil.copytree(ROOT / "docs" / "_static", DST / "_static")
+    for folder in ("_static", "_templates"): shutil.copytree(ROOT / "docs" / folder, DST / folder)
     for f in ("docs/conf.py", "docs/bibliography.md", "data/refs.bib"): shutil.copy(ROOT / f, DST)
     paths = [*sorted(NBS.glob("[0-9]*.ipynb")), *sorted(NBS.glob("experiments/[!._]*.ipynb")), *sorted(NBS.glob("[a-z]*.ipynb"))]
     book = Book(paths)
@@ -180,6 +184,8 @@ def main():
     for mark, text in {"@chain@": front.raw(front.chain()), "@scorecard@": front.card(), "@parts@": contents(book.parts()), "@toctrees@": toctrees(book.parts())}.items():
         index = index.replace(mark, text)
     (DST / "index.md").write_text(index, encoding="utf-8")
+    trust = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
+    (DST / "trust.md").write_text(front.trust(trust, book.pages), encoding="utf-8")
 
 
 if __name__ == "__main__": main()

@@ -291,11 +291,14 @@ class Study:
     claims: tuple[Claim, ...]
     observe: Callable # (scale, seed, **options) -> {claim id: Observation or None}
     statistics: dict = field(default_factory=dict) # the study's own, by name
+    cells: dict = field(default_factory=dict) # claim id -> 'nli.link.rows', the function
+                                              # that makes its rows, where not `observe`
 
     def __post_init__(self):
         ids = [c.id for c in self.claims]
         if len(set(ids)) < len(ids): raise ValueError(f"{self.slug}: a claim id twice")
         other = [c.id for c in self.claims if c.paper != self.slug]
+        other = other or sorted(set(self.cells) - set(ids))
         if other: raise ValueError(f"{other[0]} is a claim of another paper")
 
     def run(

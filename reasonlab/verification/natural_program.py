@@ -290,8 +290,14 @@ def observe(
         except DataMissing: out[f'natural_program.{name}'] = None
     return out
 
-STUDY = Study(slug='natural_program', claims=(*WORLD_CLAIMS, *VOTE_CLAIMS, *CLAIMS),
-              observe=observe)
+_ROWS = dict(local_='local_whole.observations', filtered='filtered_vote.observe_votes',
+             tied='filtered_vote.observe_votes', first='natural_program.observe_first',
+             flags='natural_program.observe_flags')
+_ALL = (*WORLD_CLAIMS, *VOTE_CLAIMS, *CLAIMS)
+STUDY = Study(slug='natural_program', claims=_ALL, observe=observe, cells={
+    c.id: f'verification.{at}' for c in _ALL for k, at in _ROWS.items()
+    if c.id.startswith(f'natural_program.{k}')})
+
 
 # %% ../../nbs/51_natural_program.ipynb #2b02949d
 MAKERS = ('reasonlab.verification.natural_program:retrain',
