@@ -1,7 +1,7 @@
 "What the site shows that is computed: one wrong chain, checked by `verify`; the scorecard; the page on trust"
 from reasonlab import verify
 from reasonlab.lab.report import fragment
-from reasonlab.lab.scorecard import calibration, kept, lead, scorecard, to_html
+from reasonlab.lab.scorecard import calibration, error_rates, lead, scorecard, to_html
 
 QUESTION = """A bakery bakes 48 rolls, packs them in bags of 6 and sells each bag for 3 euros. \
 Two bags tear open and cannot be sold. How much does it earn?"""
@@ -43,7 +43,8 @@ def grid(head, rows):
 
 
 def placebo(table):
-    rows = [(a["arm"], a["what"], f"{a['n']:,}", rate(a["rate"]), a.get("bar") or "none", kept(a["rate"], a.get("bar")) or "no bar") for a in table["arms"]]
+    rows = [(r["arm"], r["what"], r["n"], f"{r['share']} [{r['interval'].replace(' to ', ', ')}]", r["bar"] or "none", r["kept"] or "no bar")
+            for r in error_rates(table)]
     kinds = [(k["arm"], k["kind"], f"{k['n']:,}", f"{k['supported']:,}") for k in table.get("kinds", ())]
     return "\n\n".join([
         "Whole studies were run on methods of which the truth is known: shams that know nothing, effects that lie exactly at the bar of their "

@@ -1,18 +1,24 @@
 "The report of `verify`: safe with any text, self-contained, readable by everyone"
+import csv
+import json
 import os
 import re
-import shutil
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
 from reasonlab.core import asset
-from reasonlab.lab.report import fragment, lines, render, write_report
+from reasonlab.lab.report import TABLE, fragment, lines, render, to_csv, write_report
 from reasonlab.plot import contrast
 from reasonlab.verification.steps import parse
 
-CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'docs'))
+import axe  # noqa: E402
+
+CHROMIUM = axe.BROWSER
 EVIL = '<script>alert(1)</script> "><img src=x onerror=alert(2)> \ud800 \x00 {{ 7*7 }} </style> 2 + 2 = 5'
 FAULT = dict(kind='calculation', verdict='refuted', span=[0, 5], why='2 + 2 is 4, not 5',
              certificate=dict(type='arithmetic', left='2+2', relation='=', right='5', decimals=None))
@@ -147,7 +153,7 @@ def browser():
         pytest.skip('no chromium on this machine')
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
-        b = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox', '--disable-gpu', '--disable-quic'])
+        b = p.chromium.launch(executable_path=CHROMIUM, args=axe.FLAGS)
         yield b
         b.close()
 
@@ -193,3 +199,65 @@ def test_works_by_keyboard_and_without_script(browser, page_file):
 def test_a_very_long_chain_is_shown_whole():
     html = render([row('q', '\n'.join(f'#{i}. (by #1 #{max(i - 1, 1)}) {i} + {i} = {2*i}' for i in range(1, 600)))])
     assert html.count('<mark>') > 500
+
+
+@pytest.fixture(scope='module', params=[1, 300])
+def many_file(request, tmp_path_factory):
+    "One refuted chain, or three hundred of which a third is refuted"
+    rows = [row('How many are left?', ['6 * 8 = 48', f'{k} + 2 = 5'], bad=k % 3 == 0, id=f'row {k}') for k in range(request.param)]
+    return rows, write_report(rows, tmp_path_factory.mktemp('many')/f'{request.param}.html')
+
+
+def test_a_laptop_shows_the_verdict_without_scrolling(browser, many_file):
+    rows, path = many_file
+    page = browser.new_page(viewport=dict(width=1366, height=768))
+    page.goto(path.as_uri())
+    parts = ['h1', '.lead', '.tally', '.downloads', '.headline >> nth=0' if len(rows) == 1 else '.toc li >> nth=5']
+    for part in parts:
+        box = page.locator(part).bounding_box()
+        assert box['y'] >= 0 and box['y'] + box['height'] <= 768, part
+    want = 'The chain is refuted.' if len(rows) == 1 else '100 of 300 chains are refuted; 200 supported.'
+    assert page.locator('.lead').inner_text() == want
+    page.close()
+
+
+def test_rows_can_be_taken_away(browser, many_file):
+    rows, path = many_file
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    got = {}
+    for kind in ('JSON', 'CSV'):
+        with page.expect_download() as d: page.get_by_role('link', name=f'Download as {kind}').click()
+        got[kind] = Path(d.value.path()).read_text(encoding='utf-8')
+    assert json.loads(got['JSON']) == dict(schema=1, chains=rows)
+    table = list(csv.DictReader(got['CSV'].splitlines()))
+    assert [(t['id'], t['verdict']) for t in table] == [(r['id'], r['verdict']) for r in rows] and tuple(table[0]) == TABLE
+    page.close()
+
+
+@pytest.mark.parametrize('text', ['=1+1', '+A1', '-x', '@SUM(A1)', '\t=1'])
+def test_no_spreadsheet_runs_what_a_stranger_wrote(text):
+    table = list(csv.DictReader(to_csv([row('q', ['2 + 2 = 5'], id=text), dict(id=text, error=text)]).splitlines()))
+    assert all(t['id'][0] == "'" and t['id'].endswith(text.strip()) for t in table)
+
+
+def test_it_prints_black_on_white_with_every_fold_open(browser, many_file):
+    rows, path = many_file
+    page = browser.new_page(viewport=dict(width=1366, height=768), color_scheme='dark')
+    page.goto(path.as_uri())
+    page.emulate_media(media='print', color_scheme='dark')
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    look = page.evaluate("""() => [getComputedStyle(document.body).backgroundColor, getComputedStyle(document.querySelector('.headline')).color,
+        document.querySelectorAll('details:not([open])').length]""")
+    assert look == ['rgb(255, 255, 255)', 'rgb(0, 0, 0)', 0]
+    assert not page.locator('.downloads').is_visible() and page.locator('article.refuted .line.refuted').first.is_visible()
+    assert {page.eval_on_selector(s, 'e => getComputedStyle(e).breakInside') for s in ('.line', '.headline', '.chain > header')} == {'avoid'}
+    page.close()
+
+
+def test_axe_finds_nothing_serious(page_file):
+    if not CHROMIUM or not (axe.CORE / 'axe.min.js').exists():
+        if os.environ.get('CI') == 'true': pytest.fail('no axe-core or no chromium on this machine')
+        pytest.skip('no axe-core (make axe) or no chromium')
+    rows = axe.audit_all(page_file.parent, workers=1)
+    assert {r['scheme'] for r in rows} == set(axe.SCHEMES) and not axe.grave(rows), axe.grave(rows)

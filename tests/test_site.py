@@ -1,38 +1,34 @@
 """The built site in a real browser. It opens what `make site` left in _site/html (`make check` builds first).
 
-Chromium is taken from $CHROMIUM or the path; without it, or without a site of today's notebooks, the tests skip and say so, except
-where CI=true.
+Chromium is taken from $CHROMIUM or the path, axe-core from `make axe`; without them, or without a site of today's notebooks, the
+tests skip and say so, except where CI=true.
 """
 import functools
 import html.parser
-import http.server
+import json
 import os
 import re
-import shutil
-import threading
+import sys
+from collections import Counter
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import pytest
 
 from book import ROOT, notebooks
+from reasonlab.lab.scorecard import SITE as ADDRESS, calibration
+
+sys.path.insert(0, str(ROOT / "docs"))
+import axe  # noqa: E402
+import front  # noqa: E402
+from axe import BROWSER, FLAGS, OUTSIDE, SITE  # noqa: E402
 
 pytestmark = pytest.mark.site
-SITE = ROOT / "_site" / "html"
-BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
-OUTSIDE = re.compile(r"^https?://(?!127\.0\.0\.1)")  # the maths script comes from elsewhere; here nothing does
-
 
 def need(thing, why):
     "Absent things skip on a reader's machine and fail in CI"
     if thing: return
     if os.environ.get("CI") == "true": pytest.fail(why)
     pytest.skip(why)
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_): pass
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +38,7 @@ def site():
     need(front.exists(), "no site in _site/html: run make site")
     newer = [nb.name for nb in notebooks() if nb.path.stat().st_mtime > front.stat().st_mtime]
     need(not newer, f"the site is older than {', '.join(newer)}: run make site")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(SITE)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    with axe.served() as address: yield address
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +68,7 @@ def open_page(browser, site):
     for c in contexts: c.close()
 
 
-def pages():
-    "Every page of the built site"
-    return sorted(p.relative_to(SITE).as_posix() for p in SITE.rglob("*.html") if "_static" not in p.parts)
+pages = functools.cache(axe.pages)
 
 
 def contrast(page, selector):
@@ -125,14 +116,20 @@ def test_pages_open_quietly_and_fit_a_phone(open_page):
 
 
 class Links(html.parser.HTMLParser):
-    "The ids of a page and what it points to"
+    "The ids of a page, what it points to, and the prose of its article: paragraphs and lists, no code"
     def __init__(self, text):
         super().__init__()
-        self.ids, self.targets = set(), set()
+        self.ids, self.targets, self.prose, self.depth = set(), set(), "", Counter()
         self.feed(text)
+
+    def handle_data(self, data):
+        if self.depth["article"] and self.depth["p"] and not self.depth["code"]: self.prose += data + " "
+
+    def handle_endtag(self, tag): self.depth[tag] -= 1
 
     def handle_starttag(self, tag, attrs):
         got = dict(attrs)
+        self.depth[tag] += 1
         self.ids |= {got[k] for k in ("id", "name") if got.get(k)}
         self.targets |= {got[k] for k in ("href", "src") if got.get(k)}
 
@@ -159,13 +156,67 @@ def test_search_finds_a_word(open_page):
     assert not complaints, complaints
 
 
-def test_a_solution_folds(open_page):
+def prose(page):
+    "Words of what is written for a person on a page, in the order of its text"
+    text = Links((SITE / page).read_text(encoding="utf-8")).prose
+    return [w.lower() for w in re.findall(r"\b[A-Za-z]{7,}\b", text)]
+
+
+def test_search_finds_words_that_stand_in_one_chapter_only(open_page):
+    "The longest such word of every fifth chapter leads to that chapter"
+    words = {p: set(prose(p)) for p in pages() if p not in ("genindex.html", "search.html", "index.html")}
+    count, chapters = Counter(w for found in words.values() for w in found), [f"{nb.name.split('_', 1)[1]}.html" for nb in notebooks()]
+    page, complaints = open_page("search.html")
+    asked = {}
+    for name in chapters[::5]:
+        own = sorted((w for w in words[name] if count[w] == 1), key=lambda w: (-len(w), w))
+        assert own, f"{name} has no word of its own"
+        page.goto(urljoin(page.url, f"/search.html?q={own[0]}"), wait_until="load")
+        page.wait_for_selector("#search-results ul.search li a", timeout=15_000)
+        asked[name, own[0]] = page.eval_on_selector_all("#search-results ul.search li a", "els => els.map(e => e.getAttribute('href').split('#')[0].split('?')[0])")
+    lost = {k: found for k, found in asked.items() if k[0] not in [u.split("/")[-1] for u in found]}
+    assert len(asked) > 5 and not lost and not complaints, (lost, complaints)
+
+
+def test_search_says_when_nothing_is_found(open_page):
+    page, _ = open_page("search.html?q=zyxwvutsrq")
+    page.wait_for_selector("#search-results .search-summary", timeout=15_000)
+    assert "did not match" in page.locator("#search-results").inner_text()
+
+
+def test_every_solution_is_there_and_folded(open_page):
     page, _ = open_page("core.html")
-    solution = page.locator(".solution.dropdown, .admonition.solution").first
-    body = solution.locator(".section, p:not(.admonition-title)").first
-    assert not body.is_visible(), "the solution is open before anyone asked"
-    solution.locator("button.toggle-button, summary, .admonition-title").first.click()
-    body.wait_for(state="visible", timeout=5_000)
+    known, shut = {}, {}
+    for nb in notebooks():
+        name = f"{nb.name.split('_', 1)[1]}.html"
+        known[name] = sum(len(re.findall(r"^`{3,}\{solution\}", "".join(c["source"]), re.M)) for c in nb.cells if c["cell_type"] == "markdown")
+        page.goto(urljoin(page.url, "/" + name), wait_until="load")
+        page.wait_for_function("n => document.querySelectorAll('.solution .toggle-button').length >= n", arg=known[name])
+        shut[name] = page.eval_on_selector_all(".solution", """els => els.filter(e => [...e.children].every(c =>
+            c.matches('.admonition-title, button') || c.getClientRects().length == 0 || c.getBoundingClientRect().height == 0 || getComputedStyle(c).opacity == 0)).length""")
+    assert sum(known.values()) > 40 and shut == known, {k: (n, shut[k]) for k, n in known.items() if shut[k] != n}
+
+
+def test_solutions_and_their_code_fold_and_unfold(open_page):
+    "Every solution of one page, by its button, twice; and a folded cell, by the keyboard"
+    page, complaints = open_page("stats.html")
+    solutions = page.locator(".solution")
+    assert solutions.count() >= 2
+    for solution in solutions.all():
+        body, button = solution.locator("#solution-content, .section, section").first, solution.locator("button.toggle-button")
+        for _ in range(2):
+            assert not body.is_visible(), "open before anyone asked, or still open when shut again"
+            button.click()
+            body.wait_for(state="visible", timeout=5_000)
+            button.click()
+            body.wait_for(state="hidden", timeout=5_000)
+    fold = page.locator("details.hide").first
+    code = fold.locator(".highlight")
+    for seen in (False, True, False):
+        assert code.is_visible() == seen
+        fold.locator("summary").focus()
+        page.keyboard.press("Enter")
+    assert not complaints, complaints
 
 
 def test_library_source_is_shown_and_helpers_fold(open_page):
@@ -186,3 +237,145 @@ def test_light_and_dark_are_readable(open_page, scheme):
     assert not low, f"contrast under 4.5 in {scheme}: {low}"
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, dark[4:-1].split(",")[:3])) < 200) == (scheme == "dark")
+
+
+def test_the_switch_of_the_site_goes_through_its_modes(open_page):
+    "Against what the system prefers, and kept on the next page"
+    page, complaints = open_page("core.html", scheme="light")
+    shade = {}
+    for mode in ("dark", "light", "auto"):
+        page.locator("button.theme-switch-button").first.click()
+        page.locator(f"button.theme-change-button[data-mode={mode}]").first.click()
+        page.wait_for_function("m => document.documentElement.dataset.theme == m", arg="light" if mode == "auto" else mode)
+        page.goto(urljoin(page.url, "/index.html"), wait_until="load")
+        assert page.evaluate("document.documentElement.dataset.mode") == mode
+        red, green, blue = map(int, page.evaluate("getComputedStyle(document.body).backgroundColor")[4:-1].split(",")[:3])
+        shade[mode] = red + green + blue
+        assert contrast(page, ".bd-article p") >= 4.5 and contrast(page, ".glance .quiet") >= 4.5
+    assert shade["dark"] < 200 and shade["light"] == shade["auto"] > 600 and not complaints, (shade, complaints)
+
+
+@pytest.fixture(scope="module")
+def rules():
+    need((axe.CORE / "axe.min.js").exists(), "no axe-core: run make axe (it needs npm)")
+    need(BROWSER, "no Chromium: apt-get install chromium, or set CHROMIUM")
+
+
+def test_axe_finds_nothing_serious(site, rules):
+    "Every page, light and dark, nothing silenced"
+    rows = axe.audit_all()
+    assert {(r["page"], r["scheme"]) for r in rows} == {(p, s) for p in pages() for s in axe.SCHEMES}
+    assert min(len(r["passes"]) for r in rows) > 15, "axe looked at next to nothing"
+    assert not axe.grave(rows), "\n".join(axe.grave(rows))
+
+
+PLANTED = {
+    "image-alt": '<img src="_static/report.png">',
+    "button-name": "<button></button>",
+    "color-contrast": '<p style="color:#999;background:#fff">Nobody can read this.</p>',
+    "link-name": '<a href="core.html"></a>',
+}
+
+
+@pytest.mark.parametrize("rule", PLANTED)
+def test_axe_sees_what_is_planted(tmp_path, site, rules, rule):
+    "A copy of a page with one fault: the same functions name it"
+    text = (SITE / "notation.html").read_text(encoding="utf-8")
+    (tmp_path / "notation.html").write_text(text.replace("<article", PLANTED[rule] + "<article", 1), encoding="utf-8")
+    (tmp_path / "_static").symlink_to(SITE / "_static")
+    rows = axe.audit_all(tmp_path, workers=1)
+    assert {v["rule"] for r in rows for v in r["violations"] if v["impact"] in ("serious", "critical")} == {rule}, axe.grave(rows)
+    made = axe.table(rows)
+    assert made["violations"]["serious"] + made["violations"]["critical"] >= 1 and {f["rule"] for f in made["found"]} >= {rule}
+
+
+def test_stored_axe_counts_are_of_a_site_like_this(site):
+    "What the page on trust shows: the same version and schemes, and nothing grave"
+    stored = calibration("axe")
+    assert stored["schemes"] == list(axe.SCHEMES) and stored["version"] in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert sum(stored["violations"].values()) == len(stored["found"]) and not stored["violations"]["critical"] + stored["violations"]["serious"]
+
+
+NUMBER = re.compile(r"(?<![\w.])[−-]?(?:\d[\d,]*\.?\d*|\.\d+)(?!\w)")
+
+
+def bare_numbers(page, scope):
+    "Numbers in the text of a part that stand outside every link, and the links of the others"
+    return page.eval_on_selector(scope, """root => {
+      const walk = document.createTreeWalker(root, NodeFilter.SHOW_TEXT), out = []; let t;
+      while ((t = walk.nextNode())) { const a = t.parentElement.closest("a");
+        out.push([t.textContent.trim(), a ? a.getAttribute("href") : null]); }
+      return out.filter(x => x[0]); }""")
+
+
+def test_every_number_of_the_scorecard_leads_to_its_cell(open_page):
+    page, _ = open_page()
+    ids = {p: Links((SITE / p).read_text(encoding="utf-8")).ids for p in pages()}
+    seen, wrong = 0, []
+    for scope in (".rl.scorecard .claims tbody", ".rl.scorecard .tallies", ".rl.scorecard .rates"):
+        for text, href in bare_numbers(page, scope):
+            if not NUMBER.search(text): continue
+            path, anchor = urldefrag(href or "")
+            seen += 1
+            if path not in ids or anchor not in ids[path]: wrong.append((text, href))
+    pending = {w for w in wrong if w[1] == "trust.html"}  # a chapter that is to come
+    assert seen > 60 and not set(wrong) - pending, wrong
+    assert not pending or not (SITE / "placebo.html").exists(), pending
+    estimate = page.locator(".claims tbody tr[id='natural_program.flags'] .value a").first
+    assert estimate.get_attribute("href") == "natural_program.html#natural-program-observe-flags"
+    estimate.click()
+    page.wait_for_url("**/natural_program.html#natural-program-observe-flags")
+    cell = page.locator("#natural-program-observe-flags ~ .cell, *:has(> #natural-program-observe-flags) ~ .cell").first
+    assert "def observe_flags(" in cell.inner_text() or "def observe_flags(" in page.locator(".highlight:visible").all_inner_texts().__str__()
+
+
+def test_the_address_of_the_book_stands_in_one_place():
+    about = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    host, base = re.search(r'^doc_host = "(.*)"', about, re.M)[1], re.search(r'^doc_baseurl = "(.*)"', about, re.M)[1]
+    assert ADDRESS == f"{host}{base}/" == re.search(r'^Documentation = "(.*)"', about, re.M)[1]
+
+
+def test_scorecard_and_its_error_rate_stand_on_the_front_page(open_page):
+    page, _ = open_page()
+    top = {k: page.locator(f".rl.scorecard {k}").bounding_box()["y"] for k in (".rates", ".tallies", ".glance", ".claims")}
+    assert sorted(top, key=top.get) == list(top), "the error rate first, then the verdicts, then the numbers"
+    assert page.locator(".glance li").count() == 19
+    assert page.locator(".rates").inner_text().count("rror rate not measured yet") == (calibration() is None)
+    with page.expect_download() as got: page.get_by_role("link", name="Download as JSON").click()
+    assert len(json.loads(open(got.value.path(), encoding="utf-8").read())["claims"]) >= 19
+    page.get_by_role("link", name="Can this be trusted?").first.click()
+    page.wait_for_url("**/trust.html*")
+    assert page.locator("article h2").count() == len(front.TRUST)
+
+
+def test_the_front_page_prints_black_on_white(open_page):
+    page, _ = open_page(scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    for part in (".bd-article p", ".claims .value a", ".glance .name", ".chain .headline"): assert contrast(page, part) >= 7, part
+    assert not page.locator(".downloads").first.is_visible() and not page.locator(".bd-sidebar-primary").is_visible()
+    assert {page.eval_on_selector(f".rl.scorecard {s}", "e => getComputedStyle(e).textDecorationLine") for s in (".claims a", ".tallies a")} == {"none"}
+
+
+def tables(folder):
+    "One made-up table of each kind, with a shortfall in each"
+    made = dict(
+        placebo=dict(arms=[dict(arm="sham", what="Nothing | to find.", n=240, rate=[.2, .15, .26], bar="<= .05")], kinds=[]),
+        coverage=dict(simulations=2000, tests=[dict(test="mcnemar", clusters=20, shape="pairs", type_1=[.08, .07, .09])], intervals=[
+            dict(interval="hierarchical", clusters=c, shape="normal", statistic="mean", coverage=[x, x - .01, x + .01], below=.5, above=.5)
+            for c, x in ((20, .91), (100, .95), (500, .99))]),
+        drills=dict(rows=[dict(drill="full disk", study="a", runs=50, held=48, what="one error")], overhead=dict(study="a", share=.012, n=20)),
+        fuzz=dict(rows=[dict(target="steps.parse", engine="atheris", seconds=600, runs=10**6, corpus=80, crashes=2)]),
+        axe=dict(version="4", pages=2, schemes=["light", "dark"], rules_passed=50, violations=dict(critical=0, serious=0, moderate=1, minor=0),
+                 found=[dict(page="a.html", scheme="light", rule="region", impact="moderate", nodes=1, help="Landmarks")]))
+    for name, table in made.items(): (folder / f"{name}.json").write_text(json.dumps(dict(schema=1, name=name, **table)))
+
+
+def test_the_page_on_trust_says_what_is_missing_and_what_falls_short(tmp_path):
+    text = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
+    assert front.trust(text, set(), tmp_path).count(front.NOT_YET) == 5
+    tables(tmp_path)
+    full = front.trust(text, {"coverage"}, tmp_path)
+    assert front.NOT_YET not in full and not re.search(r"^@\w+@$", full, re.M)
+    assert "(/coverage.ipynb)" in full and "(/placebo.ipynb)" not in full, "a link to a chapter that does not stand, or none to one that does"
+    for word in ("missed", "91 % [90.0, 92.0], **too rarely**", "95 % [94.0, 96.0], as stated", "99 % [98.0, 100.0], more than stated",
+                 "**1 of 3**", "**too often**", "**lost 2**", "costs 1.2 %", "**2**", "region", "Nothing \\| to find."): assert word in full, word
