@@ -291,8 +291,8 @@ class Study:
     claims: tuple[Claim, ...]
     observe: Callable # (scale, seed, **options) -> {claim id: Observation or None}
     statistics: dict = field(default_factory=dict) # the study's own, by name
-    cells: dict = field(default_factory=dict) # claim id -> 'nli.link.rows', the function
-                                              # that makes its rows, where not `observe`
+    cells: dict = field(default_factory=dict) # claim id -> the function that makes
+    # its rows where `observe` does not, by its name below reasonlab: 'nli.link.rows'
 
     def __post_init__(self):
         ids = [c.id for c in self.claims]

@@ -151,6 +151,19 @@ def test_every_source_is_a_function_of_the_library():
     assert len({sources(e)['rows'] for e in rows}) > 2, 'one cell made all rows?'
 
 
+def test_rows_of_nobody_knows_whom_lead_to_the_study(monkeypatch):
+    "A study observed by a lambda or a partial has no cell of its own"
+    from functools import partial
+    from reasonlab.verification import natural_program
+    known = natural_program.STUDY
+    for observe in (lambda scale, seed: {}, partial(known.observe, 'smoke')):
+        monkeypatch.setattr(natural_program, 'STUDY', replace(known, observe=observe, cells={}))
+        found = [sources(e) for e in scorecard() if e.claim]
+        assert {f['rows'] for f in found} == {'claims.Study'} and cell_link('claims.Study').startswith('claims.html#')
+    monkeypatch.setattr(natural_program, 'STUDY', replace(known, cells={}))
+    assert {sources(e)['rows'] for e in scorecard() if e.claim} == {'verification.natural_program.observe'}
+
+
 def full():
     "Nineteen papers with eight claims each: the most that one screen has to hold"
     out = []

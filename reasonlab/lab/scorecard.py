@@ -81,7 +81,8 @@ def cell_link(
     if not symbol.isupper() and f'reasonlab.{name}' not in known:
         return f'{site}{page}.html'
     kind = '-const'*symbol.isupper() or '-class'*symbol[0].isupper()
-    return f"{site}{page}.html#{re.sub(r'[^a-z0-9]+', '-', f'{page}.{symbol}'.lower())}{kind}"
+    anchor = re.sub(r'[^a-z0-9]+', '-', f'{page}.{symbol}'.lower())
+    return f'{site}{page}.html#{anchor}{kind}'
 
 
 # %% ../../nbs/80_scorecard.ipynb #f92ab31c
@@ -92,7 +93,8 @@ def sources(
     study, c = _study(e.paper), e.claim
     own = getattr(study, 'observe', None)
     own = f"{getattr(own, '__module__', '')}.{getattr(own, '__qualname__', '')}"
-    own = own.removeprefix('reasonlab.') if '<' not in own and study else 'claims.Study'
+    ours = own.startswith('reasonlab.') and '<' not in own # no lambda, no partial
+    own = own.removeprefix('reasonlab.') if ours else 'claims.Study'
     rows = study.cells.get(c.id, own) if study else own
     return dict(rows=rows, stated=_stated(c, rows, own), interval=_INTERVAL,
                 beside='claims.finding', verdict='claims.verdict',
@@ -103,8 +105,10 @@ _INTERVAL = 'stats.hierarchical_interval'
 def _stated(claim, *names):
     "The constant that holds the claim as it was written down"
     for module in dict.fromkeys(n.rpartition('.')[0] for n in names):
-        for k, v in vars(importlib.import_module(f'reasonlab.{module}')).items():
-            if k.isupper() and isinstance(v, tuple) and claim in v: return f'{module}.{k}'
+        found = vars(importlib.import_module(f'reasonlab.{module}'))
+        for k, v in found.items():
+            if k.isupper() and isinstance(v, tuple) and claim in v:
+                return f'{module}.{k}'
     return names[0]
 
 
@@ -266,7 +270,8 @@ def _entry_view(e, href, site):
     if not ran: return out
     beside = [(f'{k} {x:.3f}', at['beside']) for k, x in f.floors.items()]
     if f.control:
-        beside.append(('control {name} {estimate:.3f}'.format(**f.control), at['beside']))
+        control = 'control {name} {estimate:.3f}'.format(**f.control)
+        beside.append((control, at['beside']))
     beside += [(f'{k} {x:.3g}', at['rows']) for k, x in f.preconditions.items()]
     return out | dict(strip=strip(c, f), estimate=_minus(f'{f.estimate:.3f}'),
         beside=[(_minus(clean(b.replace('_', ' '))), to) for b, to in beside],
@@ -300,7 +305,8 @@ def view(
     marks = {}
     for e in card:
         mine = marks.setdefault(e.paper, [])
-        if e.claim: mine.append((_KEYS.get(e.outcome, e.outcome), e.outcome, e.claim.id))
+        key = _KEYS.get(e.outcome, e.outcome)
+        if e.claim: mine.append((key, e.outcome, e.claim.id))
     return dict(lead=lead(card, counts=False), rates=error_rates(rates),
         at={k: cell_link(name, site) for k, name in _AT.items()},
         not_measured=NOT_MEASURED, trust=f'{site}trust.html',
