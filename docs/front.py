@@ -1,5 +1,7 @@
 "What the site shows that is computed: one wrong chain, checked by `verify`; the scorecard; the page on trust"
 from reasonlab import verify
+from reasonlab.claims import OUTCOMES
+from reasonlab.coverage import rows_of
 from reasonlab.lab.report import fragment
 from reasonlab.lab.scorecard import calibration, error_rates, lead, scorecard, to_html
 
@@ -45,36 +47,37 @@ def grid(head, rows):
 def placebo(table):
     rows = [(r["arm"], r["what"], r["n"], f"{r['share']} [{r['interval'].replace(' to ', ', ')}]", r["bar"] or "none", r["kept"] or "no bar")
             for r in error_rates(table)]
-    kinds = [(k["arm"], k["kind"], f"{k['n']:,}", f"{k['supported']:,}") for k in table.get("kinds", ())]
+    kinds = [(k["arm"], k["bench"], k["kind"], f"{k['n']:,}", *(f"{k[o]:,}" for o in OUTCOMES)) for k in table["kinds"]]
     return "\n\n".join([
         "Whole studies were run on methods of which the truth is known: shams that know nothing, effects that lie exactly at the bar of their "
         "claim, and effects planted above it. The rate is the share that came out `supported`, with its 95 % Wilson interval. A bar is met when "
         "the whole interval keeps it, missed when the whole interval breaks it, otherwise open.",
         grid(("arm", "what", "studies", "called supported [95 %]", "bar", "verdict"), rows),
-        *["By kind of study:\n\n" + grid(("arm", "kind", "studies", "supported"), kinds)] * bool(kinds)])
+        "By study and kind:\n\n" + grid(("arm", "study", "kind", "n", *OUTCOMES), kinds)])
 
 
-def held(r, level=.95):
-    "Does an interval cover as often as it says? In a word"
-    return "**too rarely**" if r[2] < level else "more than stated" if r[1] > level else "as stated"
+WORDS = dict(under="**too rarely**", holds="as stated", over="more than stated")
 
 
 def coverage(table):
-    by, rows = {}, table["intervals"]
+    by, rows = {}, rows_of(table)
+    interval = [r for r in rows if r["truth below"] is not None]
     clusters = sorted({r["clusters"] for r in rows})
-    for r in rows: by.setdefault((r["interval"], r["statistic"], r["shape"]), {})[r["clusters"]] = r
-    def cell(r): return f"{rate(r['coverage'])}, {held(r['coverage'], r.get('level', .95))}; misses {percent(r['below'])} below, {percent(r['above'])} above" if r else ""
-    body = [(*key, *(cell(at.get(c)) for c in clusters)) for key, at in by.items()]
-    low = sum(held(r["coverage"], r.get("level", .95)).startswith("**") for r in rows)
-    tests = [(t["test"], t["shape"], t["clusters"], rate(t["type_1"]), "**too often**" if t["type_1"][1] > t.get("level", .05) else "as stated or less")
-             for t in table.get("tests", ())]
+    for r in rows: by.setdefault((r["on trial"], r["shape"]), {})[r["clusters"]] = r
+    def share(r): return rate((r["rate"], r["low"], r["high"]))
+    def cell(r):
+        if r["truth below"] is None: return f"{share(r)}, {'**too often**' if r['verdict'] == 'under' else 'as stated or less'}"
+        return f"{share(r)}, {WORDS[r['verdict']]}; {percent(r['truth below'])} below, {percent(r['truth above'])} above"
+    def body(some): return [(*key, *(cell(at[c]) for c in clusters)) for key, at in by.items() if (at[clusters[0]] in interval) == some]
+    low = sum(r["verdict"] == "under" for r in interval)
+    columns = tuple(f"{c} clusters" for c in clusters)
     return "\n\n".join([
         f"Data were drawn {table['simulations']:,} times from laws whose truth is known, and every interval of the lab was asked for it. "
-        f"Coverage is the share of draws in which the interval held the truth; it should be 95 %. **{low} of {len(rows)}** settings hold it too "
-        "rarely, even at the upper end of the simulation's own error. Below and above say on which side of the interval the truth lay where it was missed.",
-        grid(("interval", "statistic", "shape", *(f"{c} clusters" for c in clusters)), body),
-        *["A test at the 5 % level should reject a true null in 5 % of the draws:\n\n" +
-          grid(("test", "shape", "clusters", "rejects [95 %]", "in a word"), tests)] * bool(tests)])
+        f"Coverage is the share of draws in which the interval held the truth; it should be 95 %. **{low} of {len(interval)}** settings hold it too "
+        "rarely, even at the upper end of the simulation's own error. *Below* and *above*: how often the truth lay on that side of the interval. "
+        "What a verdict rests on is called *finding*.",
+        grid(("interval", "shape", *columns), body(True)),
+        "A test at the 5 % level should reject a true null in 5 % of the draws:\n\n" + grid(("test", "shape", *columns), body(False))])
 
 
 def drills(table):

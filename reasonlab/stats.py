@@ -173,8 +173,9 @@ def _skew(change, rng, n_resamples, level):
     "Reach of the studentized bootstrap below and above, in Student's; at least 1"
     from scipy.special import stdtrit
     K, d = len(change), change - change.mean()
-    if not d.any(): return 1., 1.
-    d = d/np.abs(d).max()
+    most = np.abs(d).max()
+    if most <= 1e-12*np.abs(change).max(): return 1., 1. # all pull alike
+    d = d/most
     least, t = d.std(ddof=1)/4, [] # a resample of equal clusters has no spread
     for b in _chunks(n_resamples, K):
         m, square = (_draws(K, rng, b) @ np.stack([d, d*d], 1)/K).T
