@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from .. import __version__
-from ..claims import (NO_DATA, OUTCOMES, SCOPES, Claim, Finding, Study, Verdict,
+from ..claims import (NO_DATA, OUTCOMES, SCOPES, Claim, Finding, Verdict,
                               beyond, compare, read_findings, verdict)
 from ..core import Paper, asset, papers
 from .report import asset_text, clean, data_url, template
