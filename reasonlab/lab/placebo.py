@@ -81,10 +81,10 @@ def _verified(rng, n, **world):
 
 @cache
 def length_rule() -> dict: # number of steps -> are most such chains valid?
-    "What two thousand chains say of their length"
+    "What a thousand chains say of their length"
     from reasonlab.worlds import ArithmeticWorld
     items = ArithmeticWorld(ops=(2, 3), distractors=(0, 1)).items(
-        np.random.default_rng(1), 2000)
+        np.random.default_rng(1), 1000)
     y, n = (np.array(x) for x in zip(*((i['label'] == 'valid', len(i['steps']))
                                        for i in items)))
     return {int(k): bool(y[n == k].mean() >= .5) for k in np.unique(n)}
@@ -92,10 +92,10 @@ def length_rule() -> dict: # number of steps -> are most such chains valid?
 # %% ../../nbs/80a_placebo.ipynb #63ac1d81
 @cache
 def base_right() -> float:
-    "Balanced accuracy of the guess by length, over twenty thousand chains"
+    "Balanced accuracy of the guess by length, over four thousand chains"
     from reasonlab.worlds import ArithmeticWorld
     items = ArithmeticWorld(ops=(2, 3), distractors=(0, 1)).items(
-        np.random.default_rng(2), 20_000)
+        np.random.default_rng(2), 4000)
     y = np.array([i['label'] == 'valid' for i in items])
     p = np.array([length_rule().get(len(i['steps']), True) for i in items])
     return float(stats.balanced_accuracy(y, p))
