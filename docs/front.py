@@ -104,7 +104,7 @@ def axe(table):
         f"[axe-core](https://github.com/dequelabs/axe-core) {table['version']} read {table['pages']} pages of this site in a real browser, "
         f"{' and '.join(table['schemes'])}, with every fold but that of source code open. {table['rules_passed']} of its rules applied and were kept everywhere. "
         "No rule is switched off. A serious or critical violation fails the tests.",
-        grid(("impact", "violations"), table["violations"].items()),
+        grid(("impact", "violations"), [(i, table["violations"][i]) for i in ("critical", "serious", "moderate", "minor")]),
         *["What is left:\n\n" + grid(("page", "scheme", "rule", "impact", "places", "what it asks"), found)] * bool(found)])
 
 
