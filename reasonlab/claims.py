@@ -9,13 +9,14 @@ __all__ = ['SCOPES', 'METRICS', 'NO_DATA', 'OUTCOMES', 'Claim', 'claim_hash', 's
            'verdict', 'finding', 'Observation', 'Study', 'read_findings', 'write_findings', 'compare']
 
 # %% ../nbs/04_claims.ipynb #758cf3ee
-import json, platform, re, sys, time
+import inspect, json, platform, re, shutil, sys, time
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import numpy as np
 from . import hierarchical, stats
-from .core import asset_root
+from .core import asset_root, seed_all
 from .runs import digest, write_atomic
 
 # %% ../nbs/04_claims.ipynb #dd565f62
@@ -314,18 +315,51 @@ class Study:
         return _run(self, scale, list(seeds), store, progress, options)
 
 # %% ../nbs/04_claims.ipynb #050d4c9f
+class _SeedTorch:
+    "Finds torch, and seeds it in the moment it is loaded"
+    def __init__(self, seed): self.seed = seed
+
+    def find_spec(self, name, path=None, target=None):
+        if name != 'torch': return None
+        specs = (f.find_spec(name, path, target) for f in sys.meta_path if f is not self)
+        spec = next(filter(None, specs), None)
+        if spec: spec.loader.exec_module = self._then_seed(spec.loader.exec_module)
+        return spec
+
+    def _then_seed(self, load):
+        def loaded(module): load(module); module.manual_seed(self.seed)
+        return loaded
+
+@contextmanager
+def _seeded(seed):
+    "All global generators start from the seed; torch too, should it come later"
+    seed_all(seed)
+    late = [_SeedTorch(seed)]*('torch' not in sys.modules)
+    sys.meta_path[:0] = late
+    try: yield
+    finally: sys.meta_path[:] = [f for f in sys.meta_path if f not in late]
+
+# %% ../nbs/04_claims.ipynb #d5bd9f0f
+def _look(study, scale, seed, store, options):
+    "Observe one seed; {claim id: its line}"
+    takes = inspect.signature(study.observe).parameters
+    if store is not None and 'folder' in takes:
+        options = dict(folder=store.folder/'scratch'/str(seed)) | options
+    with _seeded(seed): seen = study.observe(scale, seed, **options)
+    return {c.id: dict(id=c.id, repeat=seed, seen=o and dict(
+        rows={k: np.asarray(v).tolist() for k, v in o.rows.items()},
+        preconditions=o.preconditions)) for c in study.claims for o in [seen.get(c.id)]}
+
 def _observe(study, scale, seed, store, options):
     "One seed, from the store when it is there; {claim id: its line}"
-    ids = [c.id for c in study.claims]
-    if store is None or not all((i, seed) in store for i in ids):
-        start = time.perf_counter()
-        seen = study.observe(scale, seed, **options)
-        lines = {i: dict(id=i, repeat=seed, seen=o and dict(
-            rows={k: np.asarray(v).tolist() for k, v in o.rows.items()},
-            preconditions=o.preconditions)) for i in ids for o in [seen.get(i)]}
-        if store is None: return lines
-        for line in lines.values():
+    ids, start = [c.id for c in study.claims], time.perf_counter()
+    if store is None: return _look(study, scale, seed, store, options)
+    if not all((i, seed) in store for i in ids):
+        for line in _look(study, scale, seed, store, options).values():
             store.append(line, seconds=time.perf_counter() - start)
+        store.sync()
+    scratch = store.folder/'scratch'/str(seed)
+    if scratch.exists(): shutil.rmtree(scratch)
     return {i: store.rows[i, seed] for i in ids}
 
 # %% ../nbs/04_claims.ipynb #21cca031
@@ -335,7 +369,8 @@ def _run(study, scale, seeds, store, progress, options):
     for seed in seeds:
         lines[seed] = _observe(study, scale, seed, store, options)
         if progress: progress(seed)
-    about = dict(seconds=round(time.perf_counter() - start, 2),
+    if store is not None: shutil.rmtree(store.folder/'scratch', ignore_errors=True)
+    about = dict(seconds=round(max(0, time.perf_counter() - start), 2),
                  configuration=digest(dict(scale=scale, seeds=seeds, **options)))
     for c in study.claims:
         seen = {s: lines[s][c.id]['seen'] for s in seeds if lines[s][c.id]['seen']}

@@ -9,16 +9,41 @@ __all__ = ['write_atomic', 'to_json', 'DamagedLine', 'to_line', 'from_line', 'di
            'WrongKey', 'Locked', 'Store']
 
 # %% ../nbs/03_runs.ipynb #f0664e87
-import ast, hashlib, importlib.util, json, os, re, time
+import ast, errno, hashlib, importlib.util, json, os, platform, re, time, warnings, weakref
+from glob import escape
+from itertools import count
 from pathlib import Path
 
 # %% ../nbs/03_runs.ipynb #7fb53a72
+def _write(fd, data):
+    "All that this module writes goes through here, to the last byte"
+    data = memoryview(data)
+    while data: data = data[os.write(fd, data):]
+
+def _no_room(e, path, safe):
+    "A full disk gets an error that says what is safe; other errors stay as they are"
+    if e.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT): return e
+    return OSError(e.errno, f'{os.strerror(e.errno)}: {safe}. '
+                   'Make room and run the same command again', str(path))
+
 def _sync_folder(path):
-    "Make a rename in this folder last through a power cut"
+    "Make a new name in this folder last through a power cut"
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
     finally: os.close(fd)
 
+# %% ../nbs/03_runs.ipynb #794a4263
+_HERE = hashlib.sha256(platform.node().encode()).hexdigest()[:6] # this machine
+_TURN = count()
+
+def _sweep(folder, name='*'):
+    "Remove temporary files whose writer, a process of this machine, has died"
+    for path in folder.glob(f'.{name}.{_HERE}.*.*.tmp'):
+        try: os.kill(int(path.name.split('.')[-3]), 0)
+        except ProcessLookupError: path.unlink(missing_ok=True)
+        except PermissionError: continue # somebody else's, and alive
+
+# %% ../nbs/03_runs.ipynb #4b5975f8
 def write_atomic(
     path: str | Path, # target; its folder is made when missing
     data: bytes | str, # text is written as UTF-8
@@ -26,13 +51,15 @@ def write_atomic(
     "Replace a file in one go: temporary file, sync, rename, sync of the folder"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    _sweep(path.parent, escape(path.name))
+    tmp = path.with_name(f'.{path.name}.{_HERE}.{os.getpid()}.{next(_TURN)}.tmp')
     try:
-        with open(tmp, 'wb') as f:
-            f.write(data.encode() if isinstance(data, str) else data)
-            f.flush()
+        with open(tmp, 'wb', buffering=0) as f:
+            _write(f.fileno(), data.encode() if isinstance(data, str) else data)
             os.fsync(f.fileno())
         os.replace(tmp, path)
+    except OSError as e:
+        raise _no_room(e, path, 'the file is as it was') from None
     finally: tmp.unlink(missing_ok=True)
     _sync_folder(path.parent)
     return path
@@ -138,49 +165,94 @@ class Locked(RuntimeError):
 def _lock(path):
     "Take the writer's lock; the file says who holds it"
     import fcntl
-    f = open(path, 'a+')
-    try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        f.seek(0)
-        who = f.read().strip()
-        f.close()
-        raise Locked(f"{path.parent} is being written by {who or 'another process'}: "
-                     "wait for it, or give another folder") from None
-    f.truncate(0)
-    f.write(f'process {os.getpid()}, since {time.strftime("%F %T")}')
-    f.flush()
+    f = open(path, 'a+b', buffering=0)
+    try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        f.truncate(0)
+        _write(f.fileno(), f'process {os.getpid()} on {platform.node()}, '
+                           f'since {time.strftime("%F %T")}'.encode())
+    except BlockingIOError: raise Locked(
+        f"{path.parent} is being written by {_holder(path)}: "
+        "wait for it, or give another folder") from None
+    except OSError as e:
+        if e.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise _no_room(e, path, 'what is in this folder is safe') from None
+        raise OSError(e.errno, 'this file system cannot lock: give a folder on '
+                      'another one', str(path)) from None
     return f
 
+# %% ../nbs/03_runs.ipynb #ce664dba
+def _holder(path, tries=50):
+    "Who holds the lock; the file is empty for a moment while it is taken"
+    for _ in range(tries):
+        who = path.read_text(encoding='utf-8', errors='replace').strip()
+        if who: return who
+        time.sleep(.002)
+    return 'another process'
+
 # %% ../nbs/03_runs.ipynb #25f91618
-def _check_key(path, key):
+def _check_key(folder, key):
     "Write the key of a new folder; refuse the folder of another run"
-    text = to_json(key)
-    if not path.exists(): return write_atomic(path, text + '\n')
-    try: old = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError: raise WrongKey(
+    path, text, results = folder/'key.json', to_json(key), folder/'results.jsonl'
+    if not path.exists():
+        if results.exists() and results.stat().st_size: raise WrongKey(
+            f"{folder} holds results but no key.json: nobody knows what they are "
+            "of. Use another folder")
+        return write_atomic(path, text + '\n')
+    try: old = dict(json.loads(path.read_text(encoding='utf-8')))
+    except (ValueError, TypeError): raise WrongKey(
         f"{path} cannot be read as JSON: use another folder") from None
     new = json.loads(text)
     diff = [k for k in sorted(old | new) if old.get(k) != new.get(k)]
     if diff: raise WrongKey(
-        f"{path.parent} holds another run: {', '.join(diff)} changed "
+        f"{folder} holds another run: {', '.join(diff)} changed "
         f"(was {to_json(old.get(diff[0]))}, is {to_json(new.get(diff[0]))}). "
         "Start in another folder, or go back to what it was made with")
+
+# %% ../nbs/03_runs.ipynb #05318dff
+def _key_of(row):
+    "(id, repeat); an id is text or a number, so that it survives JSON"
+    key = row['id'], row.get('repeat', 0)
+    if all(isinstance(k, (str, int, float)) for k in key): return key
+    raise ValueError(f'{key}: id and repeat are text or numbers')
 
 def _read(path, repair):
     "Rows by key, good bytes, lines dropped; damage raises unless `repair`"
     data = path.read_bytes() if path.exists() else b''
-    rows, good, (*lines, tail) = {}, 0, data.split(b'\n')
+    rows, at, good, (*lines, tail) = {}, {}, 0, data.split(b'\n')
     for i, line in enumerate(lines, 1):
         try:
             row = from_line(line)
-            key = row['id'], row.get('repeat', 0)
-            if key in rows: raise DamagedLine(f'{key} is already there')
-        except (DamagedLine, KeyError) as e:
+            key = _key_of(row)
+            if key in rows: raise DamagedLine(f'{key} is already there, in line '
+                f"{at[key]}, with {'the same' if rows[key] == row else 'another'} result")
+        except (ValueError, KeyError) as e:
             if repair: return rows, good, len(lines) - i + 1 + bool(tail)
             raise DamagedLine(f"{path}, line {i}: {e}. Open with repair=True to cut "
                               "the file there and compute the rest again") from None
-        rows[key], good = row, good + len(line) + 1
+        rows[key], at[key], good = row, i, good + len(line) + 1
     return rows, good, int(bool(tail))
+
+# %% ../nbs/03_runs.ipynb #625501ff
+def _grow(path, size):
+    "Open a file that only grows, cut to its whole lines"
+    new = not path.exists()
+    f = open(path, 'ab', buffering=0)
+    if new: _sync_folder(path.parent)
+    elif path.stat().st_size > size: f.truncate(size)
+    return f
+
+def _last_line(path):
+    "Where the last whole line ends"
+    return path.read_bytes().rfind(b'\n') + 1 if path.exists() else 0
+
+_OPEN = weakref.WeakSet()
+
+def _in_child():
+    "A forked process neither holds its parent's lock nor writes to its files"
+    for store in list(_OPEN): store._let_go()
+
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_in_child)
 
 # %% ../nbs/03_runs.ipynb #c0f99655
 class _Folder:
@@ -193,27 +265,59 @@ class _Folder:
     ):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.path = self.folder/'results.jsonl'
+        self.path, timing = self.folder/'results.jsonl', self.folder/'timing.jsonl'
         self._lock = _lock(self.folder/'lock')
         try:
-            _check_key(self.folder/'key.json', key)
+            _sweep(self.folder)
+            _check_key(self.folder, key)
             self.rows, self.size, self.dropped = _read(self.path, repair)
-            self._f = open(self.path, 'ab', buffering=0)
-            self._f.truncate(self.size)
+            self._f, self._pending = _grow(self.path, self.size), None
+            self._safe = self.size
+            self._timed = _last_line(timing)
+            self._t = _grow(timing, self._timed)
         except BaseException: self._lock.close(); raise
         self._synced = time.monotonic()
+        _OPEN.add(self)
 
-    def close(self):
-        "Sync, and let the next writer in"
-        if not self._f.closed: os.fsync(self._f.fileno())
-        self._f.close()
-        self._lock.close()
+    def _let_go(self):
+        for f in (self._f, self._t, self._lock): f.close()
 
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
+# %% ../nbs/03_runs.ipynb #4d42739d
+class _Writer(_Folder):
+    "The part of a store that writes"
+    def _settle(self):
+        "Afterwards, file and `rows` say the same, however the last write ended"
+        if self._pending is None: return
+        key, row, end = self._pending
+        if os.fstat(self._f.fileno()).st_size < end: self._f.truncate(self.size)
+        else: self.rows[key], self.size = row, end
+        self._pending = None
+
+    def sync(self):
+        "Force what was appended to the disk"
+        os.fsync(self._f.fileno())
+        self._synced, self._safe = time.monotonic(), self.size
+
+    def _time(self, line):
+        self._t.truncate(self._timed) # half a line of an interrupted write goes
+        try: _write(self._t.fileno(), line)
+        except OSError as e:
+            warnings.warn(f'{self._t.name}: {e}; the result is safe', stacklevel=3)
+        else: self._timed += len(line)
+
+    def close(self):
+        "Settle, sync, and let the next writer in"
+        if self._f.closed: return
+        try:
+            self._settle()
+            if self.size > self._safe: self.sync()
+        finally: self._let_go()
+
 # %% ../nbs/03_runs.ipynb #9a482a85
-class Store(_Folder):
+class Store(_Writer):
     "Results of one run: `with Store(folder, key) as s: s.append(row)`"
     def __contains__(self, key): return key in self.rows
     def __len__(self): return len(self.rows)
@@ -224,21 +328,20 @@ class Store(_Folder):
         seconds: float | None = None, # goes to timing.jsonl
     ) -> bool: # False: it was already there
         "Append one row; its key is (id, repeat)"
-        key, line = (row['id'], row.get('repeat', 0)), to_line(row)
+        if self._f.closed: raise ValueError(f'{self.path} is not open in this process')
+        self._settle()
+        line = to_line(row)
+        key = _key_of(row := from_line(line))
+        time_line = to_json(dict(id=key[0], repeat=key[1], seconds=max(0, seconds or 0)))
         if key in self.rows:
             if to_line(self.rows[key]) == line: return False
             raise ValueError(f"{self.path}: {key} has another result already; "
                              "not deterministic, or two items share an id")
-        try:
-            if self._f.write(line) != len(line): raise OSError('the disk is full')
-        except BaseException: self._f.truncate(self.size); raise
-        self.size, self.rows[key] = self.size + len(line), from_line(line)
-        if time.monotonic() - self._synced > 1:
-            os.fsync(self._f.fileno())
-            self._synced = time.monotonic()
-        if seconds is not None: self._time(*key, seconds)
+        self._pending = key, row, self.size + len(line)
+        try: _write(self._f.fileno(), line)
+        except OSError as e: raise _no_room(
+            e, self.path, f'{len(self)} results are whole and safe') from None
+        finally: self._settle()
+        if not 0 <= time.monotonic() - self._synced <= 1: self.sync()
+        if seconds is not None: self._time(time_line.encode() + b'\n')
         return True
-
-    def _time(self, id, repeat, seconds):
-        with open(self.folder/'timing.jsonl', 'a', encoding='utf-8') as f:
-            f.write(to_json(dict(id=id, repeat=repeat, seconds=seconds)) + '\n')

@@ -30,6 +30,11 @@ def work(folder, pause=0., **kw):
 def results(folder): return (folder / "results.jsonl").read_bytes()
 
 
+def keyed(folder):
+    runs.Store(folder, KEY).close()
+    return folder
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
@@ -71,6 +76,7 @@ def test_every_truncation_is_finished_to_the_same_bytes(whole, tmp_path):
 def test_every_flipped_byte_is_detected(whole, tmp_path):
     """Never read as a result: refused with the line, or (in the last newline) recomputed."""
     part = b"".join(whole.splitlines(keepends=True)[:3])
+    keyed(tmp_path)
     for i in range(len(part)):
         for bit in (0, 3, 7):
             bad = bytearray(part)
@@ -85,10 +91,14 @@ def test_every_flipped_byte_is_detected(whole, tmp_path):
 
 
 def test_a_doubled_line_is_damage(whole, tmp_path):
+    """The same result twice, or two results: both are named, neither is guessed away."""
     lines = whole.splitlines(keepends=True)
-    (tmp_path / "results.jsonl").write_bytes(lines[0] + lines[1] + lines[0])
-    with pytest.raises(runs.DamagedLine, match="line 3.*already there"): runs.Store(tmp_path, KEY)
-    with runs.Store(tmp_path, KEY, repair=True) as s: assert len(s) == 2
+    other = runs.to_line({"id": "0", "square": 7})
+    for again, said in ((lines[0], "with the same result"), (other, "with another result")):
+        (keyed(tmp_path) / "results.jsonl").write_bytes(lines[0] + lines[1] + again)
+        with pytest.raises(runs.DamagedLine, match=f"line 3.*already there, in line 1, {said}"): runs.Store(tmp_path, KEY)
+        with runs.Store(tmp_path, KEY, repair=True) as s: assert len(s) == 2
+        (tmp_path / "results.jsonl").unlink()
 
 
 def test_same_key_same_result_is_ignored_another_is_refused(tmp_path):

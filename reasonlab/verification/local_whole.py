@@ -11,7 +11,7 @@ __all__ = ['ARMS', 'TOKENS', 'LABELS', 'PLACES', 'SIZES', 'WORLD_CLAIMS', 'view'
 # %% ../../nbs/51a_local_whole.ipynb #213ef8d9
 import json, time
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import wraps
 from pathlib import Path
 import numpy as np
 from ..claims import Claim, Observation
@@ -180,7 +180,7 @@ def _learn(x, y, size, seed, folder):
         out = net(x[rows, :, :int(far[rows].max())])
         return torch.nn.functional.binary_cross_entropy_with_logits(out, y[rows])
     config = TrainConfig(steps=size.updates, size=size.size, rate=size.rate, seed=seed,
-                         save_every=200 if folder else 0)
+                         save_every=max(1, size.updates//2) if folder else 0)
     if folder: folder.mkdir(parents=True, exist_ok=True)
     train(net, loss, len(x), config, folder)
     return net
@@ -218,12 +218,23 @@ def _by_length(items, y, new):
     mostly = {k: y[n == k].mean() >= .5 for k in np.unique(n)}
     return np.array([mostly.get(len(i['steps']), True) for i in new])
 
+# %% ../../nbs/51a_local_whole.ipynb #dfb91950
+def _once(rows):
+    "Remember by scale and seed: where the checkpoints lie changes nothing"
+    seen = {}
+    @wraps(rows)
+    def look(scale, seed, folder=None):
+        if (scale, seed) not in seen: seen[scale, seed] = rows(scale, seed, folder)
+        return seen[scale, seed]
+    look.cache_clear = seen.clear
+    return look
+
 # %% ../../nbs/51a_local_whole.ipynb #2b139603
-@cache
+@_once
 def world_rows(
     scale: str, # smoke, home or full
     seed: int,
-    folder: str | None = None, # for checkpoints of a long run
+    folder: str | Path | None = None, # for checkpoints of a long run
 ) -> dict: # column -> array, one row for each test chain
     "One seed: the truth, and what every arm says"
     size, rng = SIZES[scale], np.random.default_rng([seed, 0])
@@ -276,9 +287,12 @@ def observations(
         out[c.id] = Observation(rows, dict(clean_accuracy=clean))
     return out
 
-def observe_world(scale: str, seed: int) -> dict:
+def observe_world(
+    scale: str, seed: int,
+    folder: str | Path | None = None, # for checkpoints
+) -> dict:
     "One seed of the study: claim id -> Observation"
-    return observations(world_rows(scale, seed), seed)
+    return observations(world_rows(scale, seed, folder), seed)
 
 # %% ../../nbs/51a_local_whole.ipynb #a214a735
 def run_world(

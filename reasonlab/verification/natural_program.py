@@ -279,10 +279,11 @@ CLAIMS = (
 def observe(
     scale: str, # smoke leaves the real sets out; home takes 80 chains of a task
     seed: int,
+    folder: Path | None = None, # for checkpoints of the trainings
 ) -> dict: # claim id -> Observation, or None where data is absent
     "One seed of the chapter's study, on worlds and on real chains"
     from reasonlab.verification.local_whole import observe_world
-    out = observe_world(scale, seed) | observe_votes(scale, seed)
+    out = observe_world(scale, seed, folder) | observe_votes(scale, seed)
     first = partial(observe_first, most=None if scale == 'full' else 80)
     real = dict(flags=observe_flags, flags_gain=observe_flags, first=first)
     for name, look in real.items():
