@@ -321,7 +321,8 @@ class _SeedTorch:
 
     def find_spec(self, name, path=None, target=None):
         if name != 'torch': return None
-        specs = (f.find_spec(name, path, target) for f in sys.meta_path if f is not self)
+        others = (f for f in sys.meta_path if f is not self)
+        specs = (f.find_spec(name, path, target) for f in others)
         spec = next(filter(None, specs), None)
         if spec: spec.loader.exec_module = self._then_seed(spec.loader.exec_module)
         return spec
@@ -345,6 +346,7 @@ def _look(study, scale, seed, store, options):
     takes = inspect.signature(study.observe).parameters
     if store is not None and 'folder' in takes:
         options = dict(folder=store.folder/'scratch'/str(seed)) | options
+        Path(options['folder']).mkdir(parents=True, exist_ok=True)
     with _seeded(seed): seen = study.observe(scale, seed, **options)
     return {c.id: dict(id=c.id, repeat=seed, seen=o and dict(
         rows={k: np.asarray(v).tolist() for k, v in o.rows.items()},

@@ -1,8 +1,10 @@
 """Verdicts on trial: planted nulls and effects, broken controls, seeds; and claims that precede their findings."""
 import importlib
 import json
+import random
 import re
 import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -182,6 +184,97 @@ def test_an_interrupted_study_ends_in_the_same_bytes(tmp_path):
     def timeless(fs): return runs.to_json([asdict(replace(f, seconds=0.)) for f in fs])
     assert timeless(a) == timeless(b) == timeless(c) and done == [0, 1, 2, 3, 4]
     assert [f.outcome for f in a] == ["supported", "supported", claims.NO_DATA]
+
+
+def drawing_study():
+    """Draws from the global generators of python and numpy."""
+    def observe(scale, seed):
+        x = [f() for f in (random.random, np.random.rand) for _ in range(8)]
+        return {"sham.false": Observation(dict(pred=x, group=np.arange(16)))}
+    return Study(slug="sham", claims=(SAFE,), observe=observe)
+
+
+def test_a_seed_does_not_see_what_the_one_before_left_behind(tmp_path):
+    """In one go, one by one with strange states in between, in another order: each seed draws the same; no two the same."""
+    def drawn(s): return {k[1]: r["seen"]["rows"]["pred"] for k, r in s.rows.items()}
+    with runs.Store(tmp_path / "a", {}) as s:
+        drawing_study().run(seeds=4, store=s)
+        one = drawn(s)
+    with runs.Store(tmp_path / "b", {}) as s:
+        for n in range(1, 5):
+            random.seed(n + 77)
+            np.random.seed(n + 99)
+            drawing_study().run(seeds=n, store=s)
+    assert (tmp_path / "a/results.jsonl").read_bytes() == (tmp_path / "b/results.jsonl").read_bytes()
+    with runs.Store(tmp_path / "c", {}) as s:
+        drawing_study().run(seeds=[2, 0], store=s)
+        assert drawn(s) == {k: one[k] for k in (2, 0)}
+    assert len({tuple(x) for x in one.values()}) == 4
+
+
+LATE = """
+import sys
+from reasonlab.claims import Claim, Observation, Study
+def observe(scale, seed):
+    import importlib.util
+    assert importlib.util.find_spec("torch")     # looking for it is not loading it
+    import torch
+    return {"sham.late": Observation(dict(pred=torch.rand(8).tolist(), group=range(8)))}
+c = Claim(id="sham.late", paper="sham", text="x", statistic="mean", effect=.5)
+class Store(dict): pass
+seen, before = {}, list(sys.meta_path)
+study = Study(slug="sham", claims=(c,), observe=lambda scale, seed: seen.setdefault(seed, observe(scale, seed)))
+study.run(seeds=[int(s) for s in sys.argv[1:]])
+assert sys.meta_path == [f for f in sys.meta_path if not type(f).__module__.startswith("reasonlab")]
+print(seen[2]["sham.late"].rows["pred"])
+"""
+
+
+def test_torch_is_seeded_even_when_the_observation_is_what_loads_it():
+    """A resumed process loads torch in another seed than an undisturbed one."""
+    pytest.importorskip("torch", reason="the extra [models] is not installed")
+    def said(*seeds):
+        r = subprocess.run([sys.executable, "-c", LATE, *seeds], capture_output=True, text=True, timeout=300)
+        assert r.returncode == 0, r.stderr
+        return r.stdout
+    assert said("1", "2") == said("2")
+
+
+def scratch_study(stop=()):
+    def observe(scale, seed, folder=None):
+        if folder is None: return {"sham.false": Observation(dict(pred=np.zeros(9), group=np.arange(9)))}
+        assert Path(folder).is_dir()
+        part = Path(folder) / "half.txt"
+        found = part.read_text() if part.exists() else None
+        part.write_text(f"half of {seed}")
+        if seed in stop: raise Interrupt
+        return {"sham.false": Observation(dict(pred=np.full(9, found == f"half of {seed}") * 1., group=np.arange(9)))}
+    return Study(slug="sham", claims=(SAFE,), observe=observe)
+
+
+def test_a_long_seed_has_a_scratch_folder_until_it_is_written(tmp_path):
+    """Kept when the seed dies, given to the same seed again, gone with the seed's lines; never there without a store."""
+    with runs.Store(tmp_path, {}) as s:
+        with pytest.raises(Interrupt): scratch_study(stop=[1]).run(seeds=3, store=s)
+        assert [p.name for p in (tmp_path / "scratch").iterdir()] == ["1"] and len(s) == 1
+        scratch_study().run(seeds=3, store=s)
+        resumed = [r["seen"]["rows"]["pred"][0] for r in s.rows.values()]
+        assert resumed == [0, 1, 0] and not (tmp_path / "scratch").exists()
+        (tmp_path / "scratch/2").mkdir(parents=True)  # killed after the lines, before the folder went
+        scratch_study().run(seeds=3, store=s)
+        assert not (tmp_path / "scratch").exists()
+        mine = tmp_path / "mine"
+        mine.mkdir()
+        scratch_study().run(seeds=[7], store=s, folder=str(mine))
+        assert (mine / "half.txt").exists()
+    assert scratch_study().run(seeds=2)[0].estimate == 0
+
+
+def test_no_time_is_negative(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims.time, "perf_counter", iter(range(999, 0, -1)).__next__)
+    with runs.Store(tmp_path, {}) as s: found = toy_study().run(seeds=2, store=s)
+    times = [json.loads(line)["seconds"] for line in (tmp_path / "timing.jsonl").read_text().splitlines()]
+    assert len(times) == 6 and min(times) == 0 == found[0].seconds
 
 
 def test_findings_file(tmp_path):

@@ -111,6 +111,23 @@ def test_checkpoint_holds_the_full_state_and_no_pickle(tmp_path):
     assert {"rng.torch", "model.0.weight", "opt.0.exp_avg", "opt.0.exp_avg_sq", "opt.0.step"} <= names
 
 
+@pytest.mark.parametrize("part,owner,name", [("python", random, "setstate"), ("numpy", np.random, "set_state"),
+                                            ("torch", torch, "set_rng_state"), ("sampler", Sampler, "load")])
+def test_each_of_the_four_states_is_needed(straight, tmp_path, monkeypatch, part, owner, name):
+    """With all of them the resumed run has the same bits; leave one out, and it has not."""
+    def resumed():
+        net, loss = build(999)
+        log = train(net, loss, 50, CONFIG, tmp_path)
+        return bits(net), log
+    net, loss = build(1)
+    train(net, loss, 50, CONFIG, tmp_path, until=10)
+    saved = (tmp_path / "checkpoint.safetensors").read_bytes()
+    assert resumed() == straight
+    (tmp_path / "checkpoint.safetensors").write_bytes(saved)
+    monkeypatch.setattr(owner, name, lambda *_: None)
+    assert resumed()[0] != straight[0], f"the state of {part} makes no difference"
+
+
 def test_another_configuration_is_refused(tmp_path):
     net, loss = build(1)
     train(net, loss, 50, CONFIG, tmp_path, until=5)
