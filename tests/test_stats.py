@@ -4,7 +4,7 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats as sps
@@ -176,3 +176,62 @@ def test_balanced_accuracy_with_few_of_one_label_covers():
         bare += .97 < stats.cluster_bootstrap(lambda w: stats.balanced_accuracy(y, p, w), g, rng, n_resamples=200).low
         ours += .97 < hierarchical.balanced_accuracy_interval(y, p, g, rng, n_resamples=200).low
     assert bare / N > .15 and stats.wilson(ours, N).low < .025
+
+
+def test_leaving_out_is_leaving_out():
+    """The pull of a cluster against the statistic recomputed without its rows."""
+    rng = RNG(15)
+    x, g = rng.exponential(size=60), rng.integers(0, 12, 60)
+    change = stats._leave_out(lambda w: stats.mean(x, w), g, 12)
+    assert change == pytest.approx([x.mean() - x[g != k].mean() for k in range(12)])
+
+
+def slow_studentized(x, rng, n):
+    """Bootstrap-t of a mean, one resample at a time, as a textbook has it: reach below and above."""
+    se, t = x.std(ddof=1) / len(x)**.5, []
+    for _ in range(n):
+        y = x[rng.integers(0, len(x), len(x))]
+        s = max(y.std(ddof=1), x.std(ddof=1) / 4) / len(x)**.5
+        t.append((y.mean() - x.mean()) / s)
+    low, high = np.quantile(t, [.025, .975])
+    return se * high, -se * low
+
+
+@pytest.mark.parametrize("tail", [1, -1])
+def test_studentized_is_the_textbooks(tail):
+    x = tail * RNG(16).exponential(size=25)
+    i = stats.cluster_bootstrap(lambda w: stats.mean(x, w), np.arange(25), RNG(1), "studentized", 4000)
+    plain = stats.cluster_bootstrap(lambda w: stats.mean(x, w), np.arange(25), RNG(1), "stretched", 4000)
+    down, up = slow_studentized(x, RNG(2), 8000)
+    far, ours, theirs = (up, i.high - i.estimate, plain.high - plain.estimate) if tail > 0 else (down, i.estimate - i.low, plain.estimate - plain.low)
+    assert ours == pytest.approx(far, rel=.08) and ours > 1.1 * theirs  # on the side of the tail
+    assert i.low <= plain.low and i.high >= plain.high
+
+
+@given(st.lists(st.integers(-9999, 9999), min_size=3, max_size=40), st.floats(1e-6, 1e6))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_skew_is_at_least_one_and_knows_no_units(change, scale):
+    change = np.array(change, float)
+    down, up = stats._skew(change, RNG(3), 400, .95)
+    assert down >= 1 and up >= 1 and np.isfinite([down, up]).all()
+    mirrored = stats._skew(-change, RNG(3), 400, .95)
+    assert mirrored == pytest.approx((up, down), rel=1e-6)
+    assert stats._skew(change * scale, RNG(3), 400, .95) == pytest.approx((down, up), rel=1e-6)
+
+
+def test_the_column_of_a_difference_is_the_difference_of_columns():
+    rng = RNG(17)
+    a, b, g = rng.normal(size=50), rng.exponential(size=50), np.arange(50) // 2
+    both = [(lambda w: np.stack([stats.mean(a, w), stats.mean(b, w)], 1), g)] * 3
+    alone = [(lambda w: stats.mean(a - b, w), g)] * 3
+    one = hierarchical.hierarchical_interval(hierarchical.hierarchical_draws(both, RNG(4)).column(0, minus=1), RNG(5))
+    two = hierarchical.hierarchical_interval(hierarchical.hierarchical_draws(alone, RNG(4)), RNG(5))
+    assert (one.low, one.estimate, one.high) == pytest.approx((two.low, two.estimate, two.high))
+
+
+def test_many_clusters_are_left_out_in_groups():
+    x = RNG(18).exponential(size=3000)
+    d = hierarchical.hierarchical_draws([(lambda w: stats.mean(x, w), np.arange(3000))] * 2, RNG(6), 300)
+    assert d.clusters == 3000 and len(d.change) == 500
+    se = x.std() / 3000**.5  # a group's pull is the sum of its clusters' pulls
+    assert d.change.std() * 500**.5 == pytest.approx(se, rel=.1)
