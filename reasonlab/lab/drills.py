@@ -189,7 +189,7 @@ def interrupt(
         child = room.start('study_job', path := room.fresh(), trap)
         if not inside:
             time.sleep(rng.random()*room.whole['seconds']/2**sooner)
-            os.kill(child.process.pid, signal.SIGINT)
+            if child.process.is_alive(): os.kill(child.process.pid, signal.SIGINT)
         done = child.end()
         if inside or 'value' not in done: break
     stopped = done.get('error') == 'KeyboardInterrupt' or done.get('signal') == -1

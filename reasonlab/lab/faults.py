@@ -47,6 +47,7 @@ def _tell(said, job, faults, options):
     "In the child: plant the faults, do the job, leave what came of it"
     modules = map(importlib.import_module, JOBS)
     do = next(getattr(m, job) for m in modules if hasattr(m, job))
+    signal.signal(signal.SIGINT, signal.default_int_handler) # nohup ignores it
     try:
         for name, value in faults.items(): FAULTS[name](value)
         out = dict(value=do(**options))
