@@ -100,7 +100,7 @@ def sources(
                 beside='claims.finding', verdict='claims.verdict',
                 strip='lab.scorecard.strip')
 
-_INTERVAL = 'stats.hierarchical_interval'
+_INTERVAL = 'hierarchical.hierarchical_interval'
 
 def _stated(claim, *names):
     "The constant that holds the claim as it was written down"
