@@ -223,12 +223,12 @@ def _kept_honest(i, name, tables, column, rng):
     G = _clusters(tables, by_label='balanced' in name or 'auc' in name)
     zero_one = all(np.isin(t[column], (0, 1)).all() for t in tables.values())
     if name == 'accuracy' or name == 'mean' and zero_one: return stats.widen_share(i, G)
+    if name == 'auc': return stats.widen_share(i, G) # a share of pairs
     if name == 'balanced_accuracy': return hierarchical.widen_balanced(
         i, [(t['y'], t[column], t['group']) for t in tables.values()], rng)
     rest = 0. if i.low < i.high else 1 - ((1 - i.level)/2)**(1/G)
     i = replace(i, low=i.low - rest, high=i.high + rest)
-    if name not in ('auc', 'ece'): return i
-    return replace(i, low=max(i.low, 0.), high=min(i.high, 1.))
+    return i if name != 'ece' else replace(i, low=max(i.low, 0.), high=min(i.high, 1.))
 
 # %% ../nbs/04_claims.ipynb #b7cccaa3
 def _columns(claim, f, tables, columns, rng, n_resamples):
