@@ -158,7 +158,7 @@ def _number(f): return f'{f.estimate:.3f} [{f.low:.3f}, {f.high:.3f}]'
 # %% ../../nbs/80_scorecard.ipynb #8a3f6e7d
 NOT_MEASURED = 'error rate not measured yet'
 ARMS = dict(sham='shams called supported', edge='effects at the bar called supported',
-            planted='planted effects found')
+            broken='broken studies believed', planted='planted effects found')
 
 def calibration(
     name: str = 'placebo', # of the table
