@@ -63,9 +63,9 @@ class Trial:
     def claim(self) -> Claim:
         "What is claimed; of a sham, more than it can have"
         c = CLAIMS[self.bench]
-        bar = NOTHING[self.kind] if self.bench == 'alarms' else 0.
-        return replace(c, effect=c.effect if self.effect is not None else bar,
-                       text=f'{c.text} ({self.id})')
+        bar = c.effect
+        if self.arm == 'sham': bar = NOTHING[self.kind] if self.bench == 'alarms' else 0.
+        return replace(c, effect=bar, text=f'{c.text} ({self.id})')
 
     def rng(self, *salt: int) -> np.random.Generator:
         "Random numbers that no other trial has"
