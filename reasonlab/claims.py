@@ -44,7 +44,8 @@ class Claim:
         if self.scope not in SCOPES: raise ValueError(f"no scope {self.scope!r}")
         if self.direction not in ('more', 'less'):
             raise ValueError(f"direction is more or less, not {self.direction!r}")
-        if self.seeds_needed < 5: raise ValueError("five seeds are the least")
+        if not isinstance(self.seeds_needed, int) or self.seeds_needed < 5:
+            raise ValueError("five seeds are the least, and a whole number")
         if not self.id.startswith(f'{self.paper}.'):
             raise ValueError(f"{self.id!r} does not begin with {self.paper}.")
         _conditions(self.precondition)
@@ -147,7 +148,9 @@ def _broken(claim, f):
         x = f.preconditions.get(name)
         ok = x is not None and {'>=': x >= bar, '<=': x <= bar, '>': x > bar,
                                 '<': x < bar}[op]
-        if not ok: yield f'precondition {name} {op} {bar:g} failed: {x}'
+        if x is None: yield (f'precondition {name} was not measured (measured: '
+                             f'{", ".join(f.preconditions) or "none"})')
+        elif not ok: yield f'precondition {name} {op} {bar:g} failed: {x}'
     if claim.control and f.control.get('name') != claim.control:
         yield f'the control {claim.control} was not run'
     elif claim.control and beyond(f.control['low'], f.control['high'], claim.null,
@@ -184,6 +187,18 @@ def verdict(
     why = 'one seed' if wrong else f'the interval contains {claim.effect:g}'
     return Verdict(claim.scope, 'inconclusive', (why, *missing))
 
+# %% ../nbs/04_claims.ipynb #1bbfae76
+def _labels(metric, rows, where):
+    "Two mistakes that would pass for a result: one label only, or labels of two tongues"
+    if metric in ('balanced_accuracy', 'auc') and len(np.unique(rows['y'])) < 2:
+        raise ValueError(f"{where}: all rows have the label {rows['y'][0]!r}, and "
+                         f"{metric} needs two")
+    if 'accuracy' not in metric: return
+    y, pred = (set(rows[k].tolist()) for k in ('y', 'pred'))
+    if len(y) and not y & pred and not {type(v) for v in y} & {type(v) for v in pred}:
+        raise ValueError(f"{where}: y holds {min(y, key=str)!r}, pred holds "
+                         f"{min(pred, key=str)!r}: they cannot agree")
+
 # %% ../nbs/04_claims.ipynb #08a01ab4
 def _tables(claim, per_seed):
     "Columns as arrays; says which one is missing or of another length"
@@ -200,6 +215,7 @@ def _tables(claim, per_seed):
         if missing: raise ValueError(f"{where}: no column {missing[0]!r}")
         odd = [k for k, v in rows.items() if v.shape != rows['pred'].shape]
         if odd: raise ValueError(f"{where}: column {odd[0]!r} has another length")
+        _labels(m[2], rows, where)
     return out
 
 def _versions():

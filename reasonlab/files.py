@@ -582,13 +582,13 @@ def _header_of(f, size):
 # %% ../nbs/03a_files.ipynb #ba9655a2
 def _tensor(entry):
     "Type, shape, begin and end of one entry; `_Stop` where they do not fit"
-    whole = lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= 0
+    whole = lambda x: isinstance(x, int) and not isinstance(x, bool) and 0 <= x < 1 << 63
     if not isinstance(entry, dict) or set(entry) != {'dtype', 'shape', 'data_offsets'}:
         raise _Stop('has not the fields dtype, shape, data_offsets')
     kind, shape, span = entry['dtype'], entry['shape'], entry['data_offsets']
     if not isinstance(kind, str) or kind not in _BITS: raise _Stop(
         f"has an unknown type '{shown(kind, 20)}'")
-    if not isinstance(shape, list) or not all(map(whole, shape)):
+    if not isinstance(shape, list) or len(shape) > 64 or not all(map(whole, shape)):
         raise _Stop('has no usable shape')
     if not isinstance(span, list) or len(span) != 2 or not all(map(whole, span)):
         raise _Stop('has no place in the file')
