@@ -49,9 +49,10 @@ def placebo(table):
             for r in error_rates(table)]
     kinds = [(k["arm"], k["bench"], k["kind"], f"{k['n']:,}", *(f"{k[o]:,}" for o in OUTCOMES)) for k in table["kinds"]]
     return "\n\n".join([
-        "Whole studies were run on methods of which the truth is known: shams that know nothing, effects that lie exactly at the bar of their "
-        "claim, and effects planted above it. The rate is the share that came out `supported`, with its 95 % Wilson interval. A bar is met when "
-        "the whole interval keeps it, missed when the whole interval breaks it, otherwise open.",
+        "Whole studies were run on methods of which the truth is known: shams, whose claim is that there is anything at all; effects that lie "
+        "exactly at the bar of their claim; real effects beside a control or a floor that finds them as well; and effects of the size that the "
+        "claim is sized for. (At the bar itself power is near zero by the rule: `supported` wants the whole interval *beyond* it.) "
+        "The rate is the share that came out `supported`, with its 95 % Wilson interval. A bar is met when the whole interval keeps it, missed when the whole interval breaks it, otherwise open.",
         grid(("arm", "what", "studies", "called supported [95 %]", "bar", "verdict"), rows),
         "By study and kind:\n\n" + grid(("arm", "study", "kind", "n", *OUTCOMES), kinds)])
 
