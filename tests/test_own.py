@@ -262,3 +262,105 @@ def test_text_of_a_claim_is_text(mine):
     assert done.returncode == 0 and "[red]Nines[/red] & <script>" in done.stdout, done.stderr
     page = (mine.parent / "page.html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page
+
+
+def said(*args, cwd): return " ".join(lab(*args, cwd=cwd).stdout.split())
+
+
+def test_a_finding_that_was_edited_is_void_and_a_register_that_was_cut_is_noticed(mine):
+    at, found, log = mine.parent, mine.parent / "digits.findings.json", mine.parent / "digits.claims.jsonl"
+    assert lab("reproduce", mine, "--seeds", 2, cwd=at).returncode == 0
+    good, kept = found.read_text(), log.read_bytes()
+    table = json.loads(good)
+    table["findings"][0]["seeds"] = [0, 1, 2, 3, 4]
+    found.write_text(json.dumps(table))
+    void = "void digits.first"
+    assert void in said("claim", "show", mine, cwd=at) and "not the one that was registered" in said("claim", "show", mine, cwd=at)
+    done = lab("reproduce", mine, "--seeds", 2, "--report", "page.html", cwd=at)
+    assert "is not the one that was registered" in " ".join(done.stderr.split()) and "nothing stored" in done.stdout
+    assert found.read_text() != json.dumps(table) and void not in done.stdout  # made anew
+    log.write_bytes(kept.splitlines(keepends=True)[0])
+    assert void in said("claim", "show", mine, cwd=at)
+    assert lab("claim", "show", mine, "--report", "page.html", cwd=at).returncode == 0
+    assert "not the one that was registered" in (at / "page.html").read_text()
+    log.unlink()
+    assert "digits.first is not registered, but has a finding" in said("claim", "show", mine, cwd=at)
+
+
+@pytest.mark.skipif(not GIT, reason="no git on this machine")
+def test_a_register_that_was_restarted_is_found_in_git(mine):
+    at = mine.parent
+    git(at, "init", "-q")
+    git(at, "add", "digits.ipynb")
+    git(at, "commit", "-qm", "Claim before the run")
+    assert lab("reproduce", mine, "--seeds", 2, cwd=at).returncode == 0
+    git(at, "add", "digits.claims.jsonl", "digits.findings.json")
+    git(at, "commit", "-qm", "The result")
+    assert lab("reproduce", mine, "--seeds", 3, cwd=at).returncode == 0  # a longer register is the same register
+    assert "committed before it was run, as" in said("claim", "show", mine, cwd=at)
+    for name in ("claims.jsonl", "findings.json"): (at / f"digits.{name}").unlink()
+    assert "restarted" in said("claim", "show", mine, cwd=at)
+    edit(mine, "effect=.1", "effect=.05")
+    git(at, "commit", "-qam", "An easier bar")
+    text = said("reproduce", mine, "--seeds", 2, cwd=at)
+    assert "exploratory: the register was restarted: an earlier one is in git" in text and "committed before" not in text
+
+
+@pytest.mark.skipif(not GIT, reason="no git on this machine")
+def test_modules_beside_the_notebook_must_be_committed_too(mine):
+    at = mine.parent
+    (at / "sizes.py").write_text("N = 60\n")
+    edit(mine, "import numpy as np", "import numpy as np\nimport sizes")
+    edit(mine, "home=400" if "home=400" in mine.read_text() else "home=80", "home=sizes.N")
+    git(at, "init", "-q")
+    git(at, "add", "digits.ipynb")
+    git(at, "commit", "-qm", "The notebook alone")
+    assert "sizes.py not committed: commit it" in said("claim", "check", mine, cwd=at)
+    git(at, "add", "sizes.py")
+    git(at, "commit", "-qm", "And its module")
+    head = git(at, "rev-parse", "HEAD")[:10]
+    text = said("reproduce", mine, "--seeds", 2, cwd=at)
+    assert f"committed before it was run, as {head}" in text and "changed since" not in text
+    (at / "sizes.py").write_text("N = 61\n")
+    assert f"as {head}; sizes.py changed since it was committed" in said("claim", "show", mine, cwd=at)
+    assert "but the finding is from code that was not (sizes.py changed since it was committed)" in said(
+        "reproduce", mine, "--seeds", 2, cwd=at)
+    git(at, "commit", "-qam", "Another size")
+    text = said("reproduce", mine, "--seeds", 3, cwd=at)
+    assert f"as {head}, and run with the code of {git(at, 'rev-parse', 'HEAD')[:10]}" in text
+
+
+def test_a_data_file_that_is_named_belongs_to_the_run(mine):
+    at = mine.parent
+    (at / "rate.txt").write_text(".5")
+    edit(mine, "rng.random(n) < .5", "rng.random(n) < float(open('rate.txt').read())")
+    for n in range(2): done = lab("reproduce", mine, "--seeds", 2, cwd=at)
+    assert "seeds 0-1 were there already; files that are not named in DATA are not watched" in " ".join(done.stderr.split())
+    edit(mine, "import numpy as np", "import numpy as np\nDATA = ['rate.txt']")
+    for rate in (".5", ".4"):
+        (at / "rate.txt").write_text(rate)
+        done = lab("reproduce", mine, "--seeds", 2, cwd=at)
+        assert done.returncode == 0 and "there already" not in done.stderr
+    (at / "rate.txt").unlink()
+    done = lab("claim", "check", mine, cwd=at)
+    assert done.returncode == 2 and "DATA names rate.txt" in done.stderr
+    edit(mine, "DATA = ['rate.txt']", "DATA = 'rate.txt'")
+    assert "DATA is a list" in lab("claim", "check", mine, cwd=at).stderr
+
+
+@pytest.mark.parametrize("bad", ["float('nan')", "[][0]", "1/0"])
+def test_an_error_before_any_result_fixes_nothing(mine, bad):
+    at = mine.parent
+    edit(mine, "statistic='balanced_accuracy_gain'", "statistic='mine'")
+    edit(mine, "observe=observe)", "observe=observe, statistics={'mine': lambda *a, **k: " + bad + "})")
+    done = lab("reproduce", mine, "--seeds", 2, cwd=at)
+    assert done.returncode == 2 and "reasonlab:" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not (at / "digits.claims.jsonl").exists() and not (at / "digits.findings.json").exists()
+
+
+def test_smoke_shows_no_verdict(mine):
+    at = mine.parent
+    for args in ([], ["--json"], ["--report", "page.html"]):
+        done = lab("reproduce", mine, "--scale", "smoke", *args, cwd=at)
+        assert done.returncode == 0 and not done.stdout and "smoke: the plumbing works; no verdict" in done.stderr, done.stderr
+    assert not (at / "page.html").exists()

@@ -138,18 +138,40 @@ def _own(path, ask):
         "notebook of yours are always kept beside it")
     own = mine.load(path)
     for left in own.code.left_out: _err().print(f'left out: {left}', markup=False)
-    seeds, stored = ask.seeds or mine.default_seeds(own.study), mine.own_findings(path)
-    with Watch(own.study, seeds, _tty(), stored) as watch, _stops(path, ask, watch):
-        run = mine.reproduce_own(own, ask.scale, seeds, resume=ask.resume,
-                                 progress=watch)
+    seeds, stored = ask.seeds or mine.default_seeds(own.study), _confirmed(path)
+    smoke = ask.scale == 'smoke' # its numbers would be a free look
+    with Watch(own.study, seeds, _tty(), stored, live=False if smoke else None) as watch:
+        with _stops(path, ask, watch): run = mine.reproduce_own(own, ask.scale, seeds,
+            resume=ask.resume, progress=watch)
     _err().print(f'{own.study.slug}: {_seeds(seeds)}, {watch.times()}; results in '
-                 f'{_near(run.where)}', markup=False)
-    if run.rehearsal: _err().print('smoke is a rehearsal: nothing is registered, and '
-                                   'nothing is stored')
+                 f'{_near(run.where)}{_reused(watch)}', markup=False)
+    if smoke:
+        _err().print('smoke: the plumbing works; no verdict. It is a rehearsal: '
+                     'nothing is registered, and nothing is stored')
+        return [], None
     card = mine.own_card(path)
     about = {r.claim.id: dict(standing=r.standing, looks=r.looks) for r in card.rows}
     return [r | about.get(r['claim'], {}) for r in side_by_side(
         own.study, run.findings, stored=stored)], card
+
+# %% ../../nbs/82d_cli_book.ipynb #e99bbff9
+def _confirmed(path):
+    "Stored findings that are as they were registered; the others are named"
+    from reasonlab.lab import own as mine
+    found, good = mine.own_findings(path), mine.confirmed_findings(path)
+    for k in found.keys() - good.keys(): _err().print(
+        f'{k}: the stored finding is not the one that was registered; yours is not '
+        'compared with it', markup=False)
+    return good
+
+def _reused(watch):
+    "What is said when results were there already"
+    n = sorted(watch.kept & set(watch.done))
+    if not n: return ''
+    some = f'seed {n[0]} was' if len(n) == 1 else f'seeds {n[0]}-{n[-1]} were'
+    return (f'\n{some} there already; files that are not named in DATA are not '
+            'watched')
+
 
 # %% ../../nbs/82d_cli_book.ipynb #c7baa724
 def _names(what, resume):
@@ -230,7 +252,7 @@ def _show(done, json_, report):
     for name, _, card, table in done:
         if table: _show_lab(name, table, json_)
         if card and not json_: _console().print(f'\n{card}', markup=False)
-    if report and done: _page(done, rows, report)
+    if report and any(r or c or t for _, r, c, t in done): _page(done, rows, report)
 
 def _show_lab(name, table, json_):
     from reasonlab.lab.reproduce import lab_study
