@@ -163,7 +163,7 @@ def test_committed_before_the_run_or_not(mine):
 
 
 @pytest.mark.parametrize("name,why", [("natural_program", "of the book itself"), ("placebo", "of the book itself"), ("two words", "letters"),
-                                      ("class", "letters"), ("../up", "letters"), ("1st", "letters"), ("zero_shot", "of the book itself")])
+                                      ("class", "a word of Python"), ("../up", "letters"), ("1st", "letters"), ("zero_shot", "of the book itself")])
 def test_a_name_that_cannot_be(tmp_path, name, why):
     done = lab("claim", "new", name, cwd=tmp_path)
     assert done.returncode == 2 and why in done.stderr and not list(tmp_path.iterdir())
@@ -334,7 +334,7 @@ def test_a_data_file_that_is_named_belongs_to_the_run(mine):
     at = mine.parent
     (at / "rate.txt").write_text(".5")
     edit(mine, "rng.random(n) < .5", "rng.random(n) < float(open('rate.txt').read())")
-    for n in range(2): done = lab("reproduce", mine, "--seeds", 2, cwd=at)
+    for _ in range(2): done = lab("reproduce", mine, "--seeds", 2, cwd=at)
     assert "seeds 0-1 were there already; files that are not named in DATA are not watched" in " ".join(done.stderr.split())
     edit(mine, "import numpy as np", "import numpy as np\nDATA = ['rate.txt']")
     for rate in (".5", ".4"):
@@ -364,3 +364,43 @@ def test_smoke_shows_no_verdict(mine):
         done = lab("reproduce", mine, "--scale", "smoke", *args, cwd=at)
         assert done.returncode == 0 and not done.stdout and "smoke: the plumbing works; no verdict" in done.stderr, done.stderr
     assert not (at / "page.html").exists()
+
+
+@pytest.mark.parametrize("where", ["", "/dev/full", "digits.ipynb/page.html"])
+def test_a_page_that_cannot_be_written_is_one_message(mine, where):
+    at = mine.parent
+    assert lab("reproduce", mine, "--seeds", 2, cwd=at).returncode == 0
+    for args in (["scorecard"], ["claim", "show", mine], ["reproduce", mine, "--seeds", 2]):
+        done = lab(*args, "--report", where or at, cwd=at)
+        errors = [line for line in done.stderr.splitlines() if line.startswith("reasonlab:")]
+        assert done.returncode == 2 and len(errors) == 1 and "Traceback" not in done.stderr, done.stderr
+
+
+def test_nothing_writes_over_what_it_reads(mine):
+    at, chains = mine.parent, mine.parent / "chains.jsonl"
+    chains.write_text(lab("verify", "--example", cwd=at).stdout)
+    for args in (["verify", "chains.jsonl", "--out", chains], ["verify", "chains.jsonl", "--report", "./chains.jsonl"],
+                 ["claim", "show", mine, "--report", mine], ["reproduce", "digits.ipynb", "--report", mine],
+                 ["reproduce", mine, "--report", "digits.claims.jsonl"]):
+        before = {p: p.read_bytes() for p in at.iterdir()}
+        done = lab(*args, cwd=at)
+        assert done.returncode == 2 and "name another file" in done.stderr and not done.stdout, done.stderr
+        assert {p: p.read_bytes() for p in at.iterdir()} == before
+
+
+def test_what_is_not_there_has_a_remedy(tmp_path):
+    done = lab("claim", "show", "nosuch.py", cwd=tmp_path)
+    assert done.returncode == 2 and "claim new NAME" in done.stderr
+    done = lab("reproduce", "nosuch", cwd=tmp_path)
+    assert done.returncode == 2 and "placebo, coverage, drills" in done.stderr and "./nosuch.ipynb" in done.stderr
+
+
+@pytest.mark.parametrize("field,bad", [("estimate", "high"), ("low", None), ("n", [3]), ("seeds", ["a"]), ("floors", [1]), ("control", {"name": "shuffled"}),
+                                       ("margins", {"length": 3}), ("preconditions", "none"), ("estimate", float("nan"))])
+def test_findings_of_wrong_types_are_one_message(mine, field, bad):
+    good = dict(claim="digits.first", scope="world", estimate=.3, low=.2, high=.4, n=9, seeds=[0, 1])
+    (mine.parent / "digits.findings.json").write_text(json.dumps(dict(schema=1, slug="digits", findings=[good])))
+    from reasonlab.lab.own import own_findings
+    assert own_findings(mine)
+    (mine.parent / "digits.findings.json").write_text(json.dumps(dict(schema=1, slug="digits", findings=[good | {field: bad}])))
+    with pytest.raises(ValueError, match="is not a table of findings"): own_findings(mine)

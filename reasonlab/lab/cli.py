@@ -168,6 +168,7 @@ def verify(file: FILE = None, json_: AS_JSON = False, out: OUT = None,
     if file is None: _stop("verify needs a FILE (or - for standard input); "
                            "`reasonlab verify --example` prints one")
     if fail_on not in (None, 'refuted'): _stop("--fail-on takes the verdict: refuted")
+    _apart([file]*(file != '-'), out, report)
     from reasonlab.verification.natural_program import verify_row
     pairs = answer_rows(file, verify_row)
     rows = [o for _, o in pairs]
@@ -179,9 +180,10 @@ def verify(file: FILE = None, json_: AS_JSON = False, out: OUT = None,
 def _report(pairs, path, title='Chains of reasoning, checked'):
     "Write the HTML page and say where it is"
     from reasonlab.lab.report import write_report
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = [chain_row(r) | o for r, o in pairs]
-    try: write_report(rows, path, title)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_report(rows, path, title)
     except OSError as e: _stop(f"{path}: cannot be written ({e.strerror})")
     _err().print(f"report: {escape(str(path))}")
 
@@ -299,9 +301,22 @@ def data_check(name: Annotated[Optional[str], typer.Argument()] = None):
 # %% ../../nbs/82_cli.ipynb #6ada667d
 def _scorecard_page(path):
     from reasonlab.lab.scorecard import scorecard, to_html
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_html(scorecard()), encoding='utf-8')
-    _err().print(f'scorecard: {path}')
+    _write_page(path, to_html(scorecard()))
+
+def _write_page(path, page):
+    "Write a scorecard's page and say where it is"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding='utf-8')
+    except OSError as e: _stop(f"{path}: cannot be written ({e.strerror})")
+    _err().print(f'scorecard: {path}', markup=False)
+
+def _apart(inputs, *outputs):
+    "Refuse to write over what is read, before anything is written"
+    for out in filter(None, outputs):
+        if out.is_dir(): _stop(f"{out} is a folder: name a file in it")
+        if any(Path(out).resolve() == Path(i).resolve() for i in inputs): _stop(
+            f"{out} is read by this command and would be lost: name another file")
 
 @app.command(rich_help_panel='The book')
 def scorecard(report: REPORT = None):

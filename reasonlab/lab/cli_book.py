@@ -20,7 +20,8 @@ from rich.progress import TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from ..core import SCALES, settings as load_settings
-from .cli import AS_JSON, REPORT, app, emit, _console, _err, _stop
+from .cli import (AS_JSON, REPORT, app, emit, _apart, _console, _err,
+                               _stop, _write_page)
 
 # %% ../../nbs/82d_cli_book.ipynb #364daf66
 @dataclass(frozen=True)
@@ -55,11 +56,16 @@ def _chapter(slug, ask):
     with Watch(study, seeds, _tty(), stored) as watch, _stops(slug, ask, watch):
         found, where = lab.run_study(study, ask.scale, seeds, resume=ask.resume,
                                      progress=watch)
+    _say_smoke(slug, ask)
     if ask.store: _err().print(f'stored: {write_findings(slug, found).name}')
     _err().print(f'{slug}: {_seeds(seeds)}, {watch.times()}; results in {where}')
     return lab.side_by_side(study, found, stored=stored), None
 
 def _tty(): return _console(stderr=True)
+
+def _say_smoke(name, ask):
+    if ask.scale == 'smoke': _err().print(
+        f'{name}: smoke proves the plumbing and makes no claim')
 
 def _seeds(n): return f"{n} seed{'s'*(n != 1)}"
 
@@ -97,6 +103,7 @@ def _steps(name):
             console.print(f'{name}: {done} of {total} {text}', markup=False)
     with bar, no_bars(): yield step
 
+# %% ../../nbs/82d_cli_book.ipynb #ada47144
 def _of_the_lab(name, ask):
     "Run one of the lab's own studies; its table"
     from reasonlab.lab import reproduce as lab
@@ -105,6 +112,7 @@ def _of_the_lab(name, ask):
     if ask.retrain: raise ValueError(f"{name} has nothing to retrain")
     with _stops(name, replace(ask, seeds=None)), _steps(name) as step:
         table, where = lab.run_lab(name, ask.scale, resume=ask.resume, progress=step)
+    _say_smoke(name, ask)
     if ask.store: _err().print(f'stored: {lab.store_lab(name, table).name}')
     _err().print(f'{name}: results in {where}')
     return table
@@ -140,7 +148,8 @@ def _own(path, ask):
     for left in own.code.left_out: _err().print(f'left out: {left}', markup=False)
     seeds, stored = ask.seeds or mine.default_seeds(own.study), _confirmed(path)
     smoke = ask.scale == 'smoke' # its numbers would be a free look
-    with Watch(own.study, seeds, _tty(), stored, live=False if smoke else None) as watch:
+    live = False if smoke else None
+    with Watch(own.study, seeds, _tty(), stored, live) as watch:
         with _stops(path, ask, watch): run = mine.reproduce_own(own, ask.scale, seeds,
             resume=ask.resume, progress=watch)
     _err().print(f'{own.study.slug}: {_seeds(seeds)}, {watch.times()}; results in '
@@ -219,6 +228,7 @@ def reproduce(
     [dim]reasonlab reproduce my_claim.ipynb --report my_claim.html[/dim]
     """
     done = []
+    _apart(_read(*filter(_is_path, what or [])), report)
     try: _all(what, Ask(scale, seeds, resume, store, retrain), done)
     except (Stopped, ValueError, RuntimeError, OSError, ImportError) as e:
         _end(e, done, json_, report)
@@ -249,6 +259,9 @@ def _show(done, json_, report):
     rows = [dict(schema=1, slug=r['claim'].partition('.')[0]) | r
             for _, rs, *_ in done for r in rs]
     if rows: emit(rows, claims_table(rows, _console().width), json_)
+    for r in rows:
+        if r['outcome'] == 'void' and not json_: _console(soft_wrap=True).print(
+            f"{r['claim']} is void: {'; '.join(r['reasons'])}", markup=False)
     for name, _, card, table in done:
         if table: _show_lab(name, table, json_)
         if card and not json_: _console().print(f'\n{card}', markup=False)
@@ -270,9 +283,12 @@ def _page(done, rows, path):
                                                                        page=False)))
     page = own_page(cards[0]) if len(cards) == len(done) == 1 else \
         fresh_page(rows, parts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding='utf-8')
-    _err().print(f'scorecard: {path}', markup=False)
+    _write_page(path, page)
+
+def _read(*names):
+    "The files that belong to a reader's claims"
+    from reasonlab.lab.own import _beside
+    return [f for p in map(Path, names) for f in (p, *_beside(p))]
 
 # %% ../../nbs/82d_cli_book.ipynb #3dc014d9
 claim_app = typer.Typer(no_args_is_help=True, rich_markup_mode='rich',
@@ -333,6 +349,10 @@ def _say_claim(c, own, lines):
 def claim_show(path: NOTEBOOK, report: REPORT = None):
     """Your scorecard: every registered claim, its verdict, and how it came about."""
     from reasonlab.lab import own as mine
+    _apart(_read(path), report)
+    if not any(p.exists() for p in _read(path)): _stop(
+        f"{path} does not exist; `reasonlab claim new NAME` writes a notebook to start "
+        "from")
     try: card = mine.own_card(path)
     except (ValueError, OSError) as e: _stop(str(e))
     _console(soft_wrap=True).print(str(card), markup=False)

@@ -32,7 +32,10 @@ def check_name(
     name: str,
 ) -> str: # the same
     "Refuse a name that is no word, or that the book uses"
-    ok = name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
+    if keyword.iskeyword(name): raise ValueError(
+        f"{name!r} is a word of Python and cannot name a claim: choose another, such "
+        f"as my_{name}")
+    ok = name.isascii() and name.isidentifier()
     if not ok or name.startswith('_'): raise ValueError(
         f"{name!r} cannot be the name of a claim: use letters, digits and _, "
         "beginning with a letter, such as wrong_digits")
@@ -192,6 +195,7 @@ def _used(code):
                 todo.append(near.read_text(encoding='utf-8'))
     return found
 
+# %% ../../nbs/82b_own.ipynb #9952d05e
 def _near(code):
     "Paths of the modules beside it"
     return tuple(p for p in _used(code).values() if p.parent == code.path.parent)
@@ -201,7 +205,7 @@ def _depends(code, data=()):
     files = sorted(_used(code).items()) + [(n, code.path.parent/n) for n in data]
     return digest(code.text, *(x for kv in files for x in kv))
 
-# %% ../../nbs/82b_own.ipynb #ac6b47a5
+# %% ../../nbs/82b_own.ipynb #d03684ea
 def _data_of(code, names):
     "The files that DATA names, checked"
     for n in [names] if isinstance(names, str) else names:
@@ -211,6 +215,7 @@ def _data_of(code, names):
             f"{code.path.name}: DATA names {n}, and there is no such file beside it")
     return tuple(names)
 
+# %% ../../nbs/82b_own.ipynb #ac6b47a5
 @dataclass(frozen=True)
 class Own:
     "A reader's study and the code that it came from"
@@ -353,6 +358,22 @@ def _close(self, found):
 
 _Book.close = _close
 
+# %% ../../nbs/82b_own.ipynb #9710c6b7
+def _own_statistic(own, name, fn):
+    "A statistic of the reader's, with errors that name cell and line"
+    def measured(*args, **kw):
+        try: return fn(*args, **kw)
+        except Exception as e: # whatever a reader's code may raise
+            raise ValueError(f"{_blame(own.code, e)}, in the statistic {name!r}") from e
+    return measured
+
+def _check_results(found):
+    "Refuse a result that is no number"
+    for f in found:
+        if f.estimate is not None and not _is_result(f): raise ValueError(
+            f"{f.claim}: its statistic is {f.estimate}, which is not a number: look at "
+            "its rows in the notebook")
+
 # %% ../../nbs/82b_own.ipynb #c60c9ffd
 def commit_of(own: Own) -> tuple[str, str]: # commit or '', and why there is none
     "The commit that holds the code of a study as it is now"
@@ -366,8 +387,11 @@ def own_findings(
 ) -> dict[str, Finding]:
     "What is stored beside a notebook, by claim id"
     path = _beside(Path(path))[0]
-    try: return read_findings(path.stem, path.parent)
-    except ValueError: raise ValueError(
+    try:
+        found = read_findings(path.stem, path.parent)
+        if all(map(_sound, found.values())): return found
+        raise ValueError('wrong types')
+    except (ValueError, OSError): raise ValueError(
         f"{path} is not a table of findings: take it back from git, or delete it and "
         "run the study again") from None
 
@@ -377,6 +401,21 @@ def confirmed_findings(
     "What is stored and was registered just so; what was edited is left out"
     lines = register_of(path).lines()
     return {k: f for k, f in own_findings(path).items() if look_of(lines, f)}
+
+# %% ../../nbs/82b_own.ipynb #4a7278fe
+def _sound(f):
+    "Has every field of a stored finding the type that it should have?"
+    def number(x): return type(x) in (int, float) and bool(np.isfinite(x))
+    def numbers(x): return isinstance(x, dict) and all(map(number, x.values()))
+    def three(x): return isinstance(x, list) and len(x) == 3 and all(map(number, x))
+    measured, c = (f.estimate, f.low, f.high), f.control
+    return (all(x is None for x in measured) or all(map(number, measured))) and (
+        type(f.n) is int and all(type(s) is int for s in f.seeds) and
+        isinstance(f.claim, str) and isinstance(f.statement, str) and
+        numbers(f.floors) and numbers(f.preconditions) and isinstance(c, dict) and
+        (not c or isinstance(c.get('name'), str) and
+         all(number(c.get(k)) for k in ('estimate', 'low', 'high'))) and
+        isinstance(f.margins, dict) and all(map(three, f.margins.values())))
 
 def _keep(path, slug, found):
     "Store findings beside the notebook; a claim that was not run keeps its own"
@@ -396,21 +435,6 @@ class Run:
     rehearsal: bool       # at smoke scale: nothing registered, nothing stored
 
 # %% ../../nbs/82b_own.ipynb #add874d2
-def _own_statistic(own, name, fn):
-    "A statistic of the reader's, with errors that name cell and line"
-    def measured(*args, **kw):
-        try: return fn(*args, **kw)
-        except Exception as e: # whatever a reader's code may raise
-            raise ValueError(f"{_blame(own.code, e)}, in the statistic {name!r}") from e
-    return measured
-
-def _check_results(found):
-    "Refuse a result that is no number"
-    for f in found:
-        if f.estimate is not None and not _is_result(f): raise ValueError(
-            f"{f.claim}: its statistic is {f.estimate}, which is not a number: look at "
-            "its rows in the notebook")
-
 def default_seeds(study: Study) -> int:
     "As many seeds as the most demanding claim needs"
     return max(c.seeds_needed for c in study.claims)
@@ -425,7 +449,8 @@ def reproduce_own(
 ) -> Run:
     "Run a reader's study; register its claims, and store findings beside it"
     book, study = _Book(own, scale, progress), replace(own.study, observe=_guarded(own),
-        statistics={k: _own_statistic(own, k, f) for k, f in own.study.statistics.items()})
+        statistics={k: _own_statistic(own, k, f)
+                    for k, f in own.study.statistics.items()})
     book.study = study
     folder, resume = Path(folder).absolute(), resume and Path(resume).absolute()
     found = []

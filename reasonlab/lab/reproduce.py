@@ -23,7 +23,9 @@ def study_of(
 ) -> Study:
     "The study of a paper; an error that helps when there is none"
     if slug not in papers(): raise ValueError(
-        f"no paper called {slug!r}; `reasonlab papers` lists the nineteen")
+        f"no paper called {slug!r}; `reasonlab papers` lists the nineteen. There are "
+        f"also placebo, coverage, drills, and the path of a notebook of yours "
+        f"(./{slug}.ipynb)")
     if papers()[slug].state != 'working': raise ValueError(
         f"{slug} is planned: its chapter is not written yet")
     return importlib.import_module(f'reasonlab.{papers()[slug].module}').STUDY
