@@ -32,7 +32,7 @@ def test_an_interval_of_half_the_width_is_called_under(tmp_path, monkeypatch):
 
 def test_an_interval_that_says_nothing_is_called_over(tmp_path, monkeypatch):
     monkeypatch.setitem(coverage.INTERVALS, "wilson", lambda rng, G, shape: (stats.Interval(.5, 0, 1, G), .5))
-    assert verdict_of(EASY, tmp_path) == "over"
+    assert verdict_of(EASY, tmp_path, "full") == "over"
 
 
 def test_a_test_that_rejects_too_often_is_called_under(tmp_path, monkeypatch):

@@ -62,10 +62,9 @@ class Trial:
     @property
     def claim(self) -> Claim:
         "What is claimed; of a sham, more than it can have"
-        c = CLAIMS[self.bench]
-        bar = c.effect
-        if self.arm == 'sham': bar = NOTHING[self.kind] if self.bench == 'alarms' else 0.
-        return replace(c, effect=bar, text=f'{c.text} ({self.id})')
+        c = CLAIMS[self.bench]; bar = c.effect
+        if self.arm == 'sham': bar = self.bench == 'alarms' and NOTHING[self.kind]
+        return replace(c, effect=float(bar), text=f'{c.text} ({self.id})')
 
     def rng(self, *salt: int) -> np.random.Generator:
         "Random numbers that no other trial has"
@@ -171,13 +170,15 @@ def vote_rows(trial: Trial, seed: int, n: int = 300) -> dict:
     right = rng.beta(2, 2, n)
     chains, base, pred = simulate_votes(rng, right, .856, .32)
     if trial.kind == 'labels': # two filters, neither of which knows right from wrong
-        base, pred = (simulate_votes(rng, right, .6, .6, chains=chains)[2] for _ in 'ab')
+        base, pred = (simulate_votes(rng, right, .6, .6, chains=chains)[2]
+                      for _ in range(2))
     if trial.effect is not None: pred = lift(np.ones(n, bool), base,
                                              trial.effect/(1 - plain_right()), rng)
     coin = simulate_votes(rng, right, .5, .5, chains=chains)[2]
     return dict(pred=pred*1., base=base*1., control=coin*1.,
                 group=seed*10**6 + np.arange(n))
 
+# %% ../../nbs/80a_placebo.ipynb #6004246b
 def alarm_rows(trial: Trial, seed: int, n: int = 70) -> dict:
     "One seed of the bench `alarms`: right chains only"
     rng = trial.rng(seed)
