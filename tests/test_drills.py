@@ -27,11 +27,11 @@ def held(done):
     return note
 
 
-@pytest.mark.parametrize("i", range(4))
+@pytest.mark.parametrize("i", range(3))
 def test_kill_9_at_a_random_byte(room, i): held(drills.kill(i, room))
 
 
-@pytest.mark.parametrize("file", ["results.jsonl", "timing.jsonl", "key.json", "natural_program.json", "lock"])
+@pytest.mark.parametrize("file", ["results.jsonl", "timing.jsonl", "natural_program.json"])
 def test_kill_9_in_every_kind_of_file(room, file):
     assert held(drills.kill(0, room, file))["file"] == file
 

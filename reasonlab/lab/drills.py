@@ -49,7 +49,7 @@ def state(
         elif p.parent.name == 'findings' and p.suffix == '.json': out[name] = [
             {k: v for k, v in f.items() if k not in other}
             for f in json.loads(p.read_text(encoding='utf-8'))['findings']]
-        else: out[name] = p.is_dir()
+        else: out[name] = 'a folder' if p.is_dir() else 'a file'
     return out
 
 # %% ../../nbs/80b_drills.ipynb #7a473449
@@ -70,7 +70,7 @@ class Real(Room):
         done, want = self.child('study_job', folder), self.whole['state']
         if 'value' not in done: return f'resuming fails: {done}'
         have = state(folder)
-        odd = [k for k in sorted(have | want) if have.get(k, 0) != want.get(k, 0)]
+        odd = [k for k in sorted(have | want) if have.get(k) != want.get(k)]
         shutil.rmtree(folder)
         return f'differs: {odd}' if odd else ''
 
