@@ -24,6 +24,7 @@ from reasonlab.runs import from_line
 MAIN = "from reasonlab.lab.cli import main; main()"
 STUDY = """
 import sys, time
+from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 from reasonlab.claims import Claim, Observation, Study
@@ -31,6 +32,7 @@ A = Claim(id='slow.heads', paper='slow', text='A coin lands heads', statistic='m
 B = Claim(id='slow.a_rather_long_name', paper='slow', text='Few tails', statistic='mean', effect=.7, direction='less', null=1.)
 def observe(scale, seed):
     time.sleep(PAUSE)
+    while GATE and seed == 5 and not Path('go').exists(): time.sleep(.02)
     for _ in tqdm(range(7), disable=not sys.stderr.isatty()): pass
     x = np.random.default_rng(seed).integers(0, 2, 40)
     print('a trial print that must not reach the results')
@@ -39,9 +41,10 @@ STUDY = Study(slug='slow', claims=(A, B), observe=observe)
 """
 
 
-def study(folder, pause=.05):
+def study(folder, pause=.05, gate=False):
+    "`gate`: its sixth seed waits for a file `go` beside it"
     path = folder / "slow.py"
-    path.write_text(STUDY.replace("PAUSE", str(pause)))
+    path.write_text(STUDY.replace("PAUSE", str(pause)).replace("GATE", str(gate)))
     return path
 
 
@@ -121,9 +124,9 @@ def test_numbers_and_seeds_beyond_and_below(tmp_path):
 def test_ctrl_c_says_how_to_go_on_and_loses_nothing(tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
     for d in (a, b): d.mkdir()
-    path = study(a, .3)
+    path = study(a, .05, gate=True)
     t = Terminal(["reproduce", path.name, "--seeds", 8], a)
-    t.read(until=r"[2-5]/8 seeds")
+    t.read(until=r"5/8 seeds")
     os.killpg(t.p.pid, signal.SIGINT)
     said = t.read()
     assert t.close() == 130, said
@@ -136,9 +139,10 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing(tmp_path):
     assert 2 <= len(rows) < 16
     looked = [from_line(line) for line in (a / "slow.claims.jsonl").read_bytes().splitlines()]
     assert looked[-1]["kind"] == "look" and looked[-1]["seeds"] == len(rows) // 2  # a stopped look is a look
+    for d in (a, b): (d / "go").touch()
     done = lab("reproduce", "slow.py", "--seeds", 8, "--resume", f"runs/{folder.name}", cwd=a)
     assert done.returncode == 0 and "was there" in done.stderr, done.stderr
-    whole = lab("reproduce", study(b, .3), "--seeds", 8, cwd=b)
+    whole = lab("reproduce", study(b, .05, gate=True), "--seeds", 8, cwd=b)
     assert whole.returncode == 0
     assert (folder / "results.jsonl").read_bytes() == next((b / "runs").iterdir()).joinpath("results.jsonl").read_bytes()
     assert (folder / "results.jsonl").read_bytes().startswith(left)
