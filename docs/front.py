@@ -74,8 +74,8 @@ def coverage(table):
     columns = tuple(f"{c} clusters" for c in clusters)
     return "\n\n".join([
         f"Data were drawn {table['simulations']:,} times from laws whose truth is known, and every interval of the lab was asked for it. "
-        f"Coverage is the share of draws in which the interval held the truth; it should be 95 %. **{low} of {len(interval)}** settings hold it too "
-        "rarely, even at the upper end of the simulation's own error. *Below* and *above*: how often the truth lay on that side of the interval. "
+        f"Coverage is the share of draws in which the interval held the truth; it should be 95 %. **{low} of {len(interval)}** settings certainly "
+        "miss too often, in all or on one side (where 2.5 % is promised). *Below* and *above*: how often the truth lay on that side of the interval. "
         "What a verdict rests on is called *finding*.",
         grid(("interval", "shape", *columns), body(True)),
         "A test at the 5 % level should reject a true null in 5 % of the draws:\n\n" + grid(("test", "shape", *columns), body(False))])
