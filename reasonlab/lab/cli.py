@@ -149,6 +149,14 @@ def verify_table(
             f"{r['coverage']:.0%}", Text(r['first_error'] or ''), Text(first_reason(r)))
     return t
 
+# %% ../../nbs/82_cli.ipynb #94c21700
+def _apart(inputs, *outputs):
+    "Refuse to write over what is read, before anything is written"
+    for out in filter(None, outputs):
+        if out.is_dir(): _stop(f"{out} is a folder: name a file in it")
+        if any(Path(out).resolve() == Path(i).resolve() for i in inputs): _stop(
+            f"{out} is read by this command and would be lost: name another file")
+
 # %% ../../nbs/82_cli.ipynb #e351eebe
 @app.command(rich_help_panel='Check')
 def verify(file: FILE = None, json_: AS_JSON = False, out: OUT = None,
@@ -310,13 +318,6 @@ def _write_page(path, page):
         path.write_text(page, encoding='utf-8')
     except OSError as e: _stop(f"{path}: cannot be written ({e.strerror})")
     _err().print(f'scorecard: {path}', markup=False)
-
-def _apart(inputs, *outputs):
-    "Refuse to write over what is read, before anything is written"
-    for out in filter(None, outputs):
-        if out.is_dir(): _stop(f"{out} is a folder: name a file in it")
-        if any(Path(out).resolve() == Path(i).resolve() for i in inputs): _stop(
-            f"{out} is read by this command and would be lost: name another file")
 
 @app.command(rich_help_panel='The book')
 def scorecard(report: REPORT = None):
