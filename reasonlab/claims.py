@@ -189,7 +189,7 @@ def verdict(
 
 # %% ../nbs/04_claims.ipynb #1bbfae76
 def _labels(metric, rows, where):
-    "Two mistakes that would pass for a result: one label only, or labels of two tongues"
+    "Two mistakes that would pass for a result: one label, or labels of two tongues"
     if metric in ('balanced_accuracy', 'auc') and len(np.unique(rows['y'])) < 2:
         raise ValueError(f"{where}: all rows have the label {rows['y'][0]!r}, and "
                          f"{metric} needs two")

@@ -582,7 +582,8 @@ def _header_of(f, size):
 # %% ../nbs/03a_files.ipynb #ba9655a2
 def _tensor(entry):
     "Type, shape, begin and end of one entry; `_Stop` where they do not fit"
-    whole = lambda x: isinstance(x, int) and not isinstance(x, bool) and 0 <= x < 1 << 63
+    whole = lambda x: (isinstance(x, int) and not isinstance(x, bool)
+                       and 0 <= x < 1 << 63)
     if not isinstance(entry, dict) or set(entry) != {'dtype', 'shape', 'data_offsets'}:
         raise _Stop('has not the fields dtype, shape, data_offsets')
     kind, shape, span = entry['dtype'], entry['shape'], entry['data_offsets']

@@ -98,9 +98,10 @@ def test_text_of_claims_never_becomes_markup(tmp_path):
     print_scorecard(rows)
 
 
-def table(arms=({}, {}, {})):
+def table(arms=({}, {}, {}, {})):
     "Made-up error rates"
-    known = (('sham', [.0125, .0043, .0361], '<= .05'), ('edge', [.03, .014, .06], ''), ('planted', [.83, .776, .872], '>= .80'))
+    known = (('sham', [.0125, .0043, .0361], '<= .05'), ('edge', [.03, .014, .06], ''), ('planted', [.83, .776, .872], '>= .80'),
+             ('broken', [0., 0., .05], '<= .05'))
     return dict(schema=1, name='placebo', arms=[dict(arm=a, what=f'{a} {EVIL}', n=1240, outcomes={}, rate=r, bar=b) | more
                                                 for (a, r, b), more in zip(known, arms)])
 
@@ -122,7 +123,7 @@ def test_the_error_rate_is_said_or_said_to_be_missing(tmp_path, measured):
         bare = to_html(rows, folder=tmp_path, **kw)
         assert 'error rate not measured yet' in bare and '%</a>' not in bare
     assert json.loads(to_json(rows, table()))['placebo'] == table() and json.loads(to_json(rows))['placebo'] is None
-    assert error_rates(None) == [] and len(error_rates(table())) == 3
+    assert error_rates(None) == [] and len(error_rates(table())) == 4
 
 
 @pytest.mark.parametrize('rate,bar,want', [
