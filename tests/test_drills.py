@@ -46,7 +46,7 @@ def test_every_byte_that_is_written_is_counted(room):
 
 
 @pytest.mark.parametrize("drill", [drills.kill_again, drills.no_room, drills.limited, drills.race, drills.clock, drills.changed,
-                                   drills.apart], ids=lambda d: d.__name__)
+                                   drills.seeds_apart], ids=lambda d: d.__name__)
 def test_drill(room, drill): held(drill(0, room))
 
 
@@ -55,7 +55,7 @@ def test_interrupt(room, inside): held(drills.interrupt(0, room, inside))
 
 
 def test_a_full_file_system(room):
-    n, ok, note = drills.full(0, room)
+    n, ok, note = drills.full_disk(0, room)
     if not n: pytest.skip(note["why"])
     assert ok, note
 
@@ -152,7 +152,7 @@ def test_a_store_without_a_virtue_is_found_out(tmp_path, job, broken):
 
 
 def test_seeds_that_lean_on_each_other_are_found_out(tmp_path, monkeypatch):
-    """The drill `apart`, in this process: other random states before each seed stand for other processes."""
+    """The drill `seeds_apart`, in this process: other random states before each seed stand for other processes."""
     pytest.importorskip("torch", reason="the extra [models] is not installed")
     from contextlib import nullcontext
 

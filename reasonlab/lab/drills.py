@@ -6,9 +6,9 @@ Docs: https://reasonlab.github.io/reasonlab/drills.html.md"""
 
 # %% auto #0
 __all__ = ['KILLS', 'OTHERS', 'DRILLS', 'COSTS', 'study_job', 'state', 'Real', 'kill', 'kill_again', 'instructions_job',
-           'atomic_job', 'counted', 'again_job', 'interrupt', 'no_room', 'limited', 'full', 'race_job', 'race',
-           'orphan_job', 'damage', 'changed', 'clock_job', 'clock', 'global_job', 'apart', 'overhead_job', 'Drill',
-           'calibrate', 'rows_of']
+           'atomic_job', 'counted', 'again_job', 'interrupt', 'no_room', 'limited', 'full_disk', 'race_job', 'race',
+           'orphan_job', 'damage', 'changed', 'clock_job', 'clock', 'global_job', 'seeds_apart', 'overhead_job',
+           'Drill', 'calibrate', 'rows_of']
 
 # %% ../../nbs/80b_drills.ipynb #0fd38a23
 import itertools, json, os, platform, random, shutil, signal, subprocess, sys, time
@@ -22,7 +22,7 @@ from .. import runs
 from ..claims import Claim, Observation, Study, write_findings
 from ..core import SCALES
 from . import faults
-from .faults import Meter, Room, before, forked, rows_job
+from .faults import Meter, Room, forked, rows_job, strike_before
 from .reproduce import generated_rows, run_study, study_of
 
 # %% ../../nbs/80b_drills.ipynb #b08991b8
@@ -167,7 +167,7 @@ def again_job(folder: str, every: int = 1) -> list:
     with runs.Store(folder, runs.run_key(dict(job='again'))) as s:
         for n in itertools.count():
             row, s._synced, over = dict(id=f'{n}', x=n), -9., False
-            sys.settrace(before(n*every, stop))
+            sys.settrace(strike_before(n*every, stop))
             try: s.append(row, seconds=.1); over = True
             except KeyboardInterrupt: pass
             finally: sys.settrace(None)
@@ -219,7 +219,7 @@ def _roomy(room, path, done, size):
     return int(not why), dict(size=size, why=why)
 
 # %% ../../nbs/80b_drills.ipynb #de887f3f
-def full(i: int, room: Real) -> tuple[int, int, dict]:
+def full_disk(i: int, room: Real) -> tuple[int, int, dict]:
     "The study on a small file system in memory, which then gets more room"
     size, path = int(4096*2**(7*np.random.default_rng([12, i]).random())), room.fresh()
     def mount(option): return subprocess.run(['mount', '-t', 'tmpfs', '-o', option,
@@ -346,7 +346,7 @@ def global_job(folder: str, seeds: int) -> list:
         study.run(seeds=seeds, store=s)
         return [r['seen']['rows']['pred'] for r in s.rows.values()]
 
-def apart(i: int, room: Room) -> tuple[int, int, dict]:
+def seeds_apart(i: int, room: Room) -> tuple[int, int, dict]:
     "Each seed in a process of its own: the same bytes, and no seed like another"
     one, many = room.fresh(), room.fresh()
     drawn = room.child('global_job', one, seeds=5)['value']
@@ -421,7 +421,7 @@ KILLS = (
 OTHERS = (
     Drill('disk full at a random byte', _CLEAR, (1, 2, 5), no_room),
     Drill('disk full: no file beyond a random size', _CLEAR, (1, 2, 5), limited),
-    Drill('disk full: a small file system', _CLEAR, (1, 2, 5), full),
+    Drill('disk full: a small file system', _CLEAR, (1, 2, 5), full_disk),
     Drill('two processes on one folder', 'one writes, the other learns who', (1, 1, 2),
           race),
     Drill('eight processes on one folder', 'one writes, the others learn who',
@@ -439,7 +439,7 @@ OTHERS = (
     Drill('clocks that run backwards', 'the same bytes, no negative time, every seed '
           'synced', (1, 1, 2), clock),
     Drill('each seed in a process of its own', 'the same bytes as in one', (1, 1, 1),
-          apart, 'draws from global generators'))
+          seeds_apart, 'draws from global generators'))
 DRILLS = (*KILLS, *OTHERS)
 COSTS = {'natural_program, home, 2 seeds': ('home', 2),
          'natural_program, smoke, 4 seeds': ('smoke', 4),
