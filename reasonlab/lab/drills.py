@@ -242,7 +242,7 @@ def race_job(folder: str, others: int) -> list: # my process, 'wrote' or the ref
             time.sleep(.002)
     (here/f'ready-{me}').touch()
     wait('ready', others + 1)
-    try: study_job(here/'runs', progress=lambda seed: wait('refused', others))
+    try: study_job(here/'runs', progress=lambda *_: wait('refused', others))
     except runs.Locked as e:
         (here/f'refused-{me}').touch()
         return [me, str(e)]
