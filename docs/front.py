@@ -69,7 +69,8 @@ def coverage(table):
     def cell(r):
         if r["truth below"] is None: return f"{share(r)}, {'**too often**' if r['verdict'] == 'under' else 'as stated or less'}"
         return f"{share(r)}, {WORDS[r['verdict']]}; {percent(r['truth below'])} below, {percent(r['truth above'])} above"
-    def body(some): return [(*key, *(cell(at[c]) for c in clusters)) for key, at in by.items() if (at[clusters[0]] in interval) == some]
+    def body(some): return [(*key, *(cell(at[c]) if c in at else "" for c in clusters))
+                            for key, at in by.items() if (next(iter(at.values())) in interval) == some]
     low = sum(r["verdict"] == "under" for r in interval)
     columns = tuple(f"{c} clusters" for c in clusters)
     return "\n\n".join([

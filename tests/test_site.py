@@ -361,8 +361,8 @@ def tables(folder):
     "One made-up table of each kind, with a shortfall in each"
     made = dict(
         placebo=dict(arms=[dict(arm="sham", what="Nothing | to find.", n=240, rate=[.2, .15, .26], bar="<= .05")], kinds=[]),
-        coverage=dict(simulations=2000, tests=[dict(test="mcnemar", clusters=20, shape="pairs", type_1=[.08, .07, .09])], intervals=[
-            dict(interval="hierarchical", clusters=c, shape="normal", statistic="mean", coverage=[x, x - .01, x + .01], below=.5, above=.5)
+        coverage=dict(simulations=2000, level=.95, tests=[dict(test="mcnemar", clusters=20, shape="pairs", type_1=[.08, .07, .09])], intervals=[
+            dict(interval="hierarchical", clusters=c, shape="normal", statistic="mean", coverage=[x, x - .01, x + .01], below=(1 - x) / 2, above=(1 - x) / 2)
             for c, x in ((20, .91), (100, .95), (500, .99))]),
         drills=dict(rows=[dict(drill="full disk", study="a", runs=50, held=48, what="one error")], overhead=dict(study="a", share=.012, n=20)),
         fuzz=dict(rows=[dict(target="steps.parse", engine="atheris", seconds=600, runs=10**6, corpus=80, crashes=2)]),
