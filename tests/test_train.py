@@ -12,7 +12,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the extra [models] is not installed")
 from reasonlab.core import seed_all  # noqa: E402
-from reasonlab.models.train import Sampler, TrainConfig, load_checkpoint, rate_at, save_checkpoint, train  # noqa: E402
+from dataclasses import replace  # noqa: E402
+
+from reasonlab.models import train as loop  # noqa: E402
+from reasonlab.models.train import (BucketSampler, Sampler, TrainConfig, load_checkpoint, rate_at,  # noqa: E402
+                                    save_checkpoint, train)
 
 CONFIG = TrainConfig(steps=20, size=8, rate=1e-2, save_every=5, log_every=5)
 
@@ -154,3 +158,91 @@ def test_rate_rises_and_falls():
     rates = [rate_at(i, c) for i in range(100)]
     assert max(rates) == 1. and rates.index(1.) in (9, 10) and all(r > 0 for r in rates)
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+# What is looked at: early stop, averages, parts, other samplers; each resumed from every point
+
+DEV = torch.randn(40, 4, generator=torch.Generator().manual_seed(9))
+LENGTHS = np.random.default_rng(0).integers(1, 9, 50)
+BASE = TrainConfig(steps=24, size=8, rate=3e-2, save_every=3, log_every=5, eval_every=4)
+RUNS = {
+    "stop": replace(BASE, patience=1, rate=.3, steps=60), "ema": replace(BASE, average="ema", patience=9), "last": replace(BASE, average="last", last=2),
+    "less": replace(BASE, better="less"), "parts": replace(BASE, accumulate=3, schedule="cosine"),
+    "groups": replace(BASE, rates=(("3.", 1e-3),), decay_all=False, schedule="constant", decay=.3, clip=0.),
+}
+
+
+def accuracy(model):
+    """A score that draws from every generator, and says so if dropout is on."""
+    assert not model.training and not torch.is_grad_enabled()
+    torch.rand(1), np.random.rand(), random.random()
+    return ((model(DEV)[:, 0] > 0) == (DEV.sum(1) > 0)).float().mean().item()
+
+
+def run(name, folder=None, until=None, seed=1):
+    net, loss = build(seed)
+    log = train(net, loss, 50, RUNS[name], folder, until, accuracy, bucket(name))
+    return bits(net), log
+
+
+def bucket(name): return BucketSampler(LENGTHS, 8, 3, np.full(50, .7), pool=2) if name in ("stop", "parts") else None
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_stop_resumes_to_the_same_bits(tmp_path, name):
+    whole = run(name)
+    steps = whole[1][-1]["step"]
+    assert steps < 60
+    for stop in range(3, steps + 1):
+        folder = tmp_path / str(stop)
+        run(name, folder, until=stop)
+        assert run(name, folder, seed=999) == whole, f"{name}: stopped after {stop}"
+    assert run(name, folder, seed=999) == whole, "a finished run is only read"
+
+
+def test_a_run_that_is_watched_takes_the_same_steps():
+    net, loss = build(1)
+    plain = train(net, loss, 50, replace(BASE, eval_every=0))
+    watched = run("less")[1]
+    at = {r["step"]: (r["loss"], r["rate"]) for r in watched}
+    assert all(at[r["step"]] == (r["loss"], r["rate"]) for r in plain) and len(watched) > len(plain)
+
+
+@pytest.mark.parametrize("better,pick", [("more", max), ("less", min)])
+def test_the_best_weights_come_back_and_the_run_stops(better, pick):
+    """The score is a script; the weights at each look are noted, so we know which ones must come back."""
+    script, seen = iter([.5, .7, .6, .65, .1, .9, .2, .3]), []
+
+    def score(model):
+        seen.append((next(script), bits(model)))
+        return seen[-1][0]
+    net, loss = build(1)
+    log = train(net, loss, 50, replace(BASE, steps=999, better=better, patience=2), evaluate=score)
+    stop = 4 if better == "more" else 3 if [.5, .7, .6][1:] > [.5, .5] else 0
+    assert [r["dev"] for r in log if "dev" in r] == [s for s, _ in seen] and len(seen) == stop
+    assert log[-1]["step"] == 4 * stop and bits(net) == pick(seen, key=lambda x: x[0])[1]
+
+
+def test_averages_against_a_second_hand():
+    """The moving average and the mean of the last looks, computed again from the weights of every step."""
+    net, loss = build(1)
+    every, update = [], loop._update
+
+    def noted(model, *a):
+        out = update(model, *a)
+        every.append([p.detach().double().clone() for p in model.parameters()])
+        return out
+    for average in ("ema", "last"):
+        every.clear()
+        net, loss = build(1)
+        loop._update, first = noted, [p.detach().double().clone() for p in net.parameters()]
+        try: train(net, loss, 50, replace(BASE, average=average, ema=.8, last=3))
+        finally: loop._update = update
+        if average == "last": want = [sum(ws) / 3 for ws in zip(*[every[i - 1] for i in (16, 20, 24)])]
+        else:
+            want = first
+            for t, ws in enumerate(every, 1):
+                stay = min(.8, t / (t + 9))
+                want = [stay * m + (1 - stay) * w for m, w in zip(want, ws)]
+        assert all(torch.allclose(p.double(), w, atol=1e-6) for p, w in zip(net.parameters(), want))
+        assert not all(torch.allclose(p.double(), w, atol=1e-6) for p, w in zip(every[-1], want))
