@@ -19,6 +19,7 @@ from urllib.parse import urljoin, urlsplit
 from .core import asset, settings
 from .files import BadFile, BadRow, read_rows, shown
 from .runs import write_atomic
+from .sets import FEATURES as SETS, LAYOUTS, READERS
 
 # %% ../nbs/07_data.ipynb #40482e2b
 @dataclass(frozen=True)
@@ -33,9 +34,12 @@ class DataSet:
     name: str; title: str; repo: str; commit: str; licence: str
     serves: tuple[str, ...] # slugs of the papers
     reader: str             # which loader understands its rows
-    split: str              # sha1 (halved by us) or upstream
+    split: str              # sha1 (halved by us), upstream, or half (halved once)
     key: str                # the field that groups are made of
     files: tuple[DataFile, ...]
+    trainable: bool = False # does a licence allow weights that come of it?
+    why: str = ''           # or why not
+    uses: tuple[str, ...] = () # beside the papers: judge
 
 @cache
 def catalog() -> dict[str, DataSet]:
@@ -43,7 +47,8 @@ def catalog() -> dict[str, DataSet]:
     import yaml
     rows = yaml.safe_load(asset('catalog.yaml').read_text(encoding='utf-8'))
     return {n: DataSet(n, **(r | {'files': tuple(DataFile(**f) for f in r['files']),
-        'serves': tuple(r['serves'])})) for n, r in rows.items()}
+        'serves': tuple(r['serves']), 'uses': tuple(r.get('uses', ()))}))
+        for n, r in rows.items()}
 
 # %% ../nbs/07_data.ipynb #53a35eb7
 def split_of(
@@ -96,8 +101,9 @@ def get(
     import pooch
     pooch.get_logger().setLevel('WARNING') # its advice is not for our readers
     d, out = catalog()[name], []
-    fetch = partial(_fetch, timeout=timeout, progress=progress)
-    for f in d.files:
+    fetch = partial(_fetch, timeout=timeout, progress=progress,
+                    layout=LAYOUTS.get(d.reader))
+    for f in (f for f in d.files if f.upstream):
         url = base.format(repo=d.repo, commit=d.commit, path=f.upstream)
         path = cache_dir()/f.path
         raw = path.with_name(Path(f.upstream).name)
@@ -108,9 +114,17 @@ def get(
                 'of the catalogue; it was thrown away. Try again later') from e
             if path != raw: _repack(raw, path)
         out.append(path)
+    if len(out) < len(d.files): raise FetchFailed(_elsewhere(d))
     return out
 
 # %% ../nbs/07_data.ipynb #35adec95
+def _elsewhere(d):
+    "What to say of files that cannot be fetched one by one"
+    bare = ', '.join(Path(f.path).name for f in d.files if not f.upstream)
+    return (f'{d.name}: {bare} cannot be fetched as single files (they are parts of '
+            f'what {d.repo} @ {d.commit} holds)' +
+            '; the other files were fetched' * any(f.upstream for f in d.files))
+
 def _repack(raw, path):
     "Rename a fetched file to the catalogue's name, packed where that ends in .gz"
     data = raw.read_bytes()
@@ -134,7 +148,7 @@ def _offline(url, path):
 class _Again(Exception):
     "Worth another try after `args[1]` seconds (None: we choose)"
 
-def _fetch(url, to, _pooch, timeout, progress):
+def _fetch(url, to, _pooch, timeout, progress, layout=None):
     "The downloader that pooch calls: a whole file under a temporary name, or an error"
     for n in range(1, TRIES + 1):
         try: _attempt(url, to, timeout, progress); break
@@ -146,7 +160,7 @@ def _fetch(url, to, _pooch, timeout, progress):
             if n == TRIES: raise FetchFailed(f'{url}: {why}, {TRIES} times. '
                                              'Try again later') from e
             time.sleep(2 ** (n - 1) if wait is None else wait)
-    try: bad = next((r for r in read_rows(to) if isinstance(r, BadRow)), None)
+    try: bad = next((r for r in read_rows(to, layout) if isinstance(r, BadRow)), None)
     except BadFile as e: bad = e
     if bad is not None: raise FetchFailed(f'{url}: what came is no data '
         f"({str(bad).removeprefix(str(to)).lstrip(':, ')}). Try again later")
@@ -232,9 +246,9 @@ def check(
 _MEND = ('remove it and run `reasonlab data get`, or repair the folder that '
          'REASONLAB_DATA names')
 
-def _read_json(path):
-    "Rows of a JSON array or JSON Lines file, gzip too; `BadFile` at the first bad one"
-    try: rows = list(read_rows(path))
+def _read(path, layout=None):
+    "Rows of a file, gzip too; `BadFile` at the first bad one"
+    try: rows = list(read_rows(path, layout))
     except BadFile as e: raise BadFile(f'{e}; {_MEND}') from e
     bad = next((r for r in rows if isinstance(r, BadRow)), None)
     if bad: raise BadFile(f'{bad}; {_MEND}')
@@ -260,23 +274,23 @@ def _gsm8k(i, r, f):
     return dict(id=f'gsm8k-{i:05d}', task=f.task, question=r['question'],
                 answer=r['answer'])
 
-_READERS = dict(verify_cot=_verify_cot, bigbench_mistake=_bigbench_mistake,
-                gsm8k=_gsm8k)
+_READERS = READERS | dict(verify_cot=_verify_cot, gsm8k=_gsm8k,
+                           bigbench_mistake=_bigbench_mistake)
 
 # %% ../nbs/07_data.ipynb #0ccc6ec2
 def _dev_rows(d, f, part='dev'):
     "Rows of one file in one half, in the order of the file"
     path = locate(d.name, f)
-    for i, r in enumerate(_read_json(path)):
+    for i, r in enumerate(_read(path, LAYOUTS.get(d.reader))):
         try:
-            mine = d.split == 'upstream' or split_of(r[d.key]) == part
+            mine = d.split != 'sha1' or split_of(r[d.key]) == part
             row = _READERS[d.reader](i, r, f) if mine else None
-        except (KeyError, TypeError, ValueError, AttributeError) as e: raise BadFile(
+        except (LookupError, TypeError, ValueError, AttributeError) as e: raise BadFile(
             f'{path}, row {i + 1}: not a row of {d.name} ({shown(e)}); {_MEND}') from e
         if mine: yield row
 
 # %% ../nbs/07_data.ipynb #1bde96ff
-FEATURES = dict(
+FEATURES = SETS | dict(
     verify_cot=dict(id='string', task='string', question='string', answer='string',
         choices=['string'], flag='int32', correct='bool', final_answer='string',
         gt_answer='string'),
@@ -285,7 +299,7 @@ FEATURES = dict(
     gsm8k=dict(id='string', task='string', question='string', answer='string'))
 
 def rows(
-    name: str, # verify_cot, bigbench_mistake, gsm8k
+    name: str, # a set of the catalogue
     task: str | None = None, # one file of the set
     part: str = 'dev', # dev or test
 ) -> list[dict]:
@@ -294,8 +308,8 @@ def rows(
     files = [f for f in d.files if task in (None, f.task)]
     if not files: raise ValueError(f"{name} has no task {task!r}: "
         f"{', '.join(f.task for f in d.files)}")
-    if part == 'test' and d.split == 'upstream':
-        raise ValueError(f"{name}: only upstream's training part is in the catalogue")
+    if part == 'test' and d.split != 'sha1':
+        raise ValueError(f'{name}: only the part for development is in the catalogue')
     out = [r for f in files for r in _dev_rows(d, f, part)]
     if not out: raise DataMissing(f"{name}: no {part} row on this machine (a shared "
         "folder holds the dev half only; `reasonlab data get` fetches both)")
@@ -312,8 +326,10 @@ def load(
     except ImportError as e:
         raise ImportError("`data.load` needs the extra [models]: "
                           "pip install 'reasonlab[models]' (or use `data.rows`)") from e
-    kind = lambda t: List(Value(t[0])) if isinstance(t, list) else Value(t)
-    feats = Features({k: kind(t) for k, t in FEATURES[name].items()})
+    def kind(t):
+        if isinstance(t, list): return List(kind(t[0]))
+        return {k: kind(x) for k, x in t.items()} if isinstance(t, dict) else Value(t)
+    feats = Features(kind(FEATURES[name]))
     return Dataset.from_list(rows(name, task, part), features=feats)
 
 # %% ../nbs/07_data.ipynb #86c4729a

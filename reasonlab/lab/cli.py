@@ -278,12 +278,12 @@ def _known(name):
 
 @data_app.command('list')
 def data_list():
-    """The sets of the catalogue, and what of them is on this machine."""
-    t = _columns('set', 'licence', 'here', 'what, and from where')
+    """The sets of the catalogue, what of them is here, and may weights come of it?"""
+    t = _columns('set', 'weights', 'here', 'licence; what, and from where')
     for d in catalog().values():
         here = [r['status'] for r in check(d.name)]
-        t.add_row(d.name, d.licence, ', '.join(sorted(set(here))),
-                  Text(f'{d.title} ({d.repo} @ {d.commit[:7]})'))
+        t.add_row(d.name, 'yes' if d.trainable else 'no', ', '.join(sorted(set(here))),
+                  Text(f'{d.licence}; {d.title} ({d.repo} @ {d.commit[:7]})'))
     _console().print(t)
 
 # %% ../../nbs/82_cli.ipynb #e086ab32
