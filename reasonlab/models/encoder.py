@@ -6,8 +6,8 @@ Docs: https://reasonlab.github.io/reasonlab/encoder.html.md"""
 
 # %% auto #0
 __all__ = ['DEFAULT', 'SHA256', 'PACKAGE', 'MOST', 'ModelMissing', 'BadModel', 'find_model', 'check_model', 'Item', 'Reader',
-           'read_texts', 'read_pairs', 'plan', 'Pack', 'pack_items', 'packed_attention', 'device_of', 'load_net',
-           'longest', 'Encoder', 'run', 'mean_of', 'embed', 'input_means']
+           'read_texts', 'read_pairs', 'plan', 'Pack', 'pack_items', 'packed_attention', 'device_of', 'forward',
+           'load_net', 'longest', 'Encoder', 'run', 'mean_of', 'embed', 'input_means']
 
 # %% ../../nbs/20_encoder.ipynb #6dfc7e47
 import hashlib, importlib.util, os, re, sys
@@ -285,7 +285,7 @@ def _register():
     AttentionMaskInterface.register('packed', sdpa_mask)
     return 'packed'
 
-# %% ../../nbs/20_encoder.ipynb #0204eeec
+# %% ../../nbs/20_encoder.ipynb #26907623
 def device_of(name: str | None = None): # -> torch.device
     "A device by name; `auto` is the GPU where there is one"
     import torch
@@ -299,11 +299,14 @@ def _pad(pack, x, fill=0):
     rows = torch.split(x[0], [l for n, l in pack.runs for _ in range(n)])
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
 
-def _forward(net, pack, packs, shift=0, **kw):
-    "Inputs of a network for a line, or for the padded rectangle of the same items"
-    names = net.forward.__code__.co_varnames if hasattr(net.forward, '__code__') else ()
-    types = 'token_type_ids' in names and getattr(net.config, 'type_vocab_size', 0) > 1
-    own = dict(token_type_ids=pack.types) if types else {}
+def forward(
+    net, pack: Pack,
+    packs: bool, # as a line, or as the padded rectangle of the same items
+    **kw,
+): # whatever the network gives
+    "A network of transformers on the items of a line"
+    types = getattr(net.config, 'type_vocab_size', 0) > 1
+    own, shift = dict(token_type_ids=pack.types) if types else {}, _shift(net)
     if packs: return net(input_ids=pack.ids, position_ids=pack.positions + shift,
                          runs=pack.runs, **own, **kw)
     own = {k: _pad(pack, v) for k, v in own.items()}
@@ -349,7 +352,7 @@ def _shift(net):
     pad = getattr(net.config, 'pad_token_id', None) or 0
     return pad + 1 if net.config.model_type in kinds else 0
 
-# %% ../../nbs/20_encoder.ipynb #d4d15d8d
+# %% ../../nbs/20_encoder.ipynb #259e9231
 class Encoder:
     "A network that turns a line of tokens into a line of states"
     def __init__(self, net, tokenizer, name: str = '',
@@ -372,7 +375,7 @@ class Encoder:
 
     def __call__(self, pack: Pack): # Float[Tensor, "t d"]
         "Last hidden states"
-        out = _forward(self.net, pack, self.packs, _shift(self.net)).last_hidden_state
+        out = forward(self.net, pack, self.packs).last_hidden_state
         if self.packs: return out[0]
         return out[_pad(pack, pack.ids*0 + 1).bool()]
 
