@@ -6,8 +6,8 @@ Docs: https://reasonlab.github.io/reasonlab/plot.html.md"""
 
 # %% auto #0
 __all__ = ['OKABE_ITO', 'MARKERS', 'LINES', 'VERDICT_STYLE', 'THEMES', 'SIZE', 'DPI', 'second_channel', 'luminance', 'contrast',
-           'style', 'Picture', 'interval_plot', 'interval_alt', 'reliability_bins', 'reliability_diagram', 'layers',
-           'layout', 'fit', 'chain_graph', 'chain_alt']
+           'style', 'Picture', 'interval_plot', 'interval_alt', 'reliability_bins', 'reliability_diagram', 'losses',
+           'layers', 'layout', 'fit', 'chain_graph', 'chain_alt']
 
 # %% ../nbs/02_plot.ipynb #4ccaae66
 import math
@@ -193,6 +193,34 @@ def reliability_diagram(
                ylim=(-.03, 1.03), aspect='equal')
         ax.legend(loc='upper left')
         return _finish(fig, 'Reliability diagram: ' + '; '.join(alt) + '.')
+
+# %% ../nbs/02_plot.ipynb #2b9f0a02
+def losses(
+    log, # rows of `reasonlab.models.train.train`: step, loss, perhaps dev
+    theme: str = 'book',
+    better: str = 'more', # which score is better; or less
+) -> Picture:
+    "Loss over the steps, and the score beside it, with the best one ringed"
+    log, dev = list(log), [(r['step'], r['dev']) for r in log if 'dev' in r]
+    if not log: raise ValueError("the log is empty: nothing to draw yet")
+    with style(theme) as c:
+        fig, ax = _figure(theme)
+        if dev: fig.clear(); ax, right = fig.subplots(1, 2)
+        ax.plot([r['step'] for r in log], [r['loss'] for r in log], color=_blue(c))
+        ax.set(xlabel='step', ylabel='loss')
+        alt = f"Loss {log[0]['loss']:.3g} to {log[-1]['loss']:.3g}"
+        if dev:
+            right.plot(*zip(*dev), 's--', color=OKABE_ITO['vermillion'], ms=4)
+            at = (max if better == 'more' else min)(dev, key=lambda d: d[1])
+            right.plot(*at, 'o', ms=12, mfc='none', mec=c['ink'], mew=1.4)
+            right.set(xlabel='step', ylabel='score on new rows')
+            alt += f"; {len(dev)} looks, best {at[1]:.3g} at step {at[0]}"
+        return _finish(fig, f"{alt}; {log[-1]['step']} steps.")
+
+def _blue(c):
+    "The first colour, light enough for a dark page"
+    dark = c['paper'] == THEMES['dark']['paper']
+    return OKABE_ITO['sky' if dark else 'blue']
 
 # %% ../nbs/02_plot.ipynb #87536f1e
 def layers(
