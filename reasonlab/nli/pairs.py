@@ -100,7 +100,7 @@ def trainable(name: str) -> str:
 def cleaned(
     rows: list[dict],
 ) -> tuple[list[dict], Counter]: # kept; reason -> rows
-    "Rows with text and one label, each pair once, disputed pairs not at all"
+    "Rows with text and one label; each pair once, with the label of its first set"
     first, labels, dropped = {}, defaultdict(set), Counter()
     for r in rows:
         key = r['premise'], r['hypothesis']
@@ -108,8 +108,8 @@ def cleaned(
                'no single label' if r['label'] not in LABELS else
                'repeated' if key in first else None)
         if why: dropped[why] += 1
-        if why in (None, 'repeated'): labels[key].add(r['label'])
         if why is None: first[key] = r
+        if key in first and first[key]['set'] == r['set']: labels[key].add(r['label'])
     kept = [r for key, r in first.items() if len(labels[key]) == 1]
     if len(kept) < len(first): dropped['disputed'] = len(first) - len(kept)
     return kept, dropped
