@@ -109,7 +109,8 @@ def cleaned(
                'repeated' if key in first else None)
         if why: dropped[why] += 1
         if why is None: first[key] = r
-        if key in first and first[key]['set'] == r['set']: labels[key].add(r['label'])
+        if why in (None, 'repeated') and first[key]['set'] == r['set']:
+            labels[key].add(r['label'])
     kept = [r for key, r in first.items() if len(labels[key]) == 1]
     if len(kept) < len(first): dropped['disputed'] = len(first) - len(kept)
     return kept, dropped
