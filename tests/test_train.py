@@ -142,6 +142,20 @@ def test_another_configuration_is_refused(tmp_path):
         train(net, loss, 50, TrainConfig(steps=21, size=8, save_every=5), tmp_path)
 
 
+def test_a_checkpoint_from_before_a_choice_goes_on(straight, tmp_path, monkeypatch):
+    """It has the default of what it does not know; with another choice it is refused."""
+    known = loop.asdict
+    net, loss = build(1)
+    with monkeypatch.context() as m:
+        m.setattr(loop, "asdict", lambda c: {k: v for k, v in known(c).items() if k not in ("dtype", "average", "rates")})
+        train(net, loss, 50, CONFIG, tmp_path, until=10)
+    net, loss = build(999)
+    with pytest.raises(ValueError, match="another configuration"):
+        train(net, loss, 50, replace(CONFIG, average="ema"), tmp_path)
+    log = train(net, loss, 50, CONFIG, tmp_path)
+    assert (bits(net), log) == straight
+
+
 def test_a_pickle_named_safetensors_does_not_load(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     torch.save({"a": torch.zeros(1)}, path)
@@ -394,7 +408,7 @@ def test_buckets_pad_less_and_miss_nobody():
     s, seen = BucketSampler(lengths, 16, 0, weights=np.full(2000, .3)), set()
     for _ in range(40): seen |= set(s.epoch().ravel())
     assert len(seen) == 2000
-    order = [lengths[b].mean() for b in BucketSampler(lengths, 16, 0).epoch()]
+    order = [lengths[b].mean() for b in BucketSampler(lengths, 16, 0, pool=999).epoch()]
     assert abs(np.corrcoef(order, range(len(order)))[0, 1]) < .3, "short ones first"
 
 

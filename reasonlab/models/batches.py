@@ -39,8 +39,8 @@ class Sampler:
         return dict(began=self.began, at=self.at)
 
     def load(self, state: dict):
-        self.rng.bit_generator.state, self.at = state['began'], state['at']
-        self.began, self.batches = state['began'], self.epoch() if self.at else ()
+        self.rng.bit_generator.state = self.began = state['began']
+        self.batches, self.at = self.epoch(), state['at']
 
 # %% ../../nbs/21a_batches.ipynb #5b1c8e08
 class BucketSampler(Sampler):

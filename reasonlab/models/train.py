@@ -74,6 +74,10 @@ def _read(path):
         meta = json.loads(f.metadata()['state'])
         return {k: f.get_tensor(k) for k in f.keys()}, meta
 
+def _full(key):
+    "A choice that an older checkpoint did not know was made as by default"
+    return json.loads(json.dumps(asdict(TrainConfig()) | key))
+
 def _put(model, part, path):
     "Fill in what was learned; the names must be the same"
     odd = sorted(set(part) ^ set(learned(model)))
@@ -88,7 +92,7 @@ def load_checkpoint(
 ) -> tuple[int, list]: # updates done, log
     "Put everything back"
     tensors, meta = _read(path)
-    if meta['key'] != json.loads(json.dumps(key)): raise ValueError(
+    if _full(meta['key']) != _full(key): raise ValueError(
         f"{Path(path).name} belongs to another configuration; "
         "delete it or choose another folder")
     _put(model, below(tensors, 'model'), path)
