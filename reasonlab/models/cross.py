@@ -9,11 +9,10 @@ __all__ = ['TWO', 'label_order', 'Scored', 'PairScorer', 'score', 'entailment', 
            'load']
 
 # %% ../../nbs/20a_cross.ipynb #9ac8ca4a
-import re, sys
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from ..core import LABELS
 from ..files import shown
 from .encoder import (BadModel, Pack, Reader, check_model, find_model,
