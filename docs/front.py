@@ -110,13 +110,34 @@ def axe(table):
         *["What is left:\n\n" + grid(("page", "scheme", "rule", "impact", "places", "what it asks"), found)] * bool(found)])
 
 
-TRUST = dict(placebo=placebo, coverage=coverage, drills=drills, fuzz=fuzz, axe=axe)
+def judge(table):
+    "Held-out accuracy of the judge that ships, beside its floors"
+    lines = [r for r in table["lines"] if "accuracy" in r]
+    def row(r): return (r["about"] or r["set"], f"{r['n']:,}", f"{r['groups']:,}", rate(r["accuracy"]), percent(r["majority"]),
+                        percent(r["without_premise"]) if "without_premise" in r else "", rate(r["gain"]) if "gain" in r else "",
+                        f"{r['ece']:.3f}" if "ece" in r else "")
+    head = ("set", "rows", "groups", "right [95 %]", "most common label", "without the premise", "gain over that [95 %]", "ECE")
+    by = {}
+    for r in lines:
+        if r["about"]: by.setdefault(r["set"], []).append(row(r))
+    return "\n\n".join([
+        "The judge that ships was measured once on groups of texts that its training never saw; intervals draw whole groups. The most common label is "
+        "that of the rows that were scored, and the model without a premise sees hypotheses only.",
+        grid(head, [row(r) for r in lines if not r["about"]]),
+        *[f"By phenomenon, {name}:\n\n" + grid(("phenomenon", *head[1:]), rows) for name, rows in by.items()]])
+
+
+TRUST = dict(judge=judge, placebo=placebo, coverage=coverage, drills=drills, fuzz=fuzz, axe=axe)
+
+
+PAGE = dict(judge="held_out")  # the chapter, where it has another name
 
 
 def trust(text, pages, folder=None):
     "docs/trust.md with its marks filled in; a table links to its chapter once that stands"
     for name, said in TRUST.items():
         table = calibration(name, folder)
-        chapter = f"\n\nHow: [{name}](/{name}.ipynb)." if name in pages else ""
+        page = PAGE.get(name, name)
+        chapter = f"\n\nHow: [{page}](/{page}.ipynb)." if page in pages else ""
         text = text.replace(f"@{name}@", (said(table) if table else NOT_YET) + chapter)
     return text

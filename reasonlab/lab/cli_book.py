@@ -200,8 +200,8 @@ def _one(name, ask):
 
 # %% ../../nbs/82d_cli_book.ipynb #f2a2ba57
 WHAT = Annotated[Optional[list[str]], typer.Argument(metavar='[SLUG|PATH]...',
-    help='Chapters, placebo, coverage, drills, or a notebook of yours; all chapters '
-         'that work when none is named.')]
+    help='Chapters, placebo, coverage, drills, judge, or a notebook of yours; all '
+         'chapters that work when none is named.')]
 SEEDS = Annotated[Optional[int], typer.Option('--seeds', min=1, help='How many seeds; '
     'by default 2, and for your own claims as many as they need.')]
 RESUME = Annotated[Optional[Path], typer.Option('--resume',

@@ -24,7 +24,7 @@ def study_of(
     "The study of a paper; an error that helps when there is none"
     if slug not in papers(): raise ValueError(
         f"no paper called {slug!r}; `reasonlab papers` lists the nineteen. There are "
-        f"also placebo, coverage, drills, and the path of a notebook of yours "
+        f"also placebo, coverage, drills, judge, and the path of a notebook of yours "
         f"(./{slug}.ipynb)")
     if papers()[slug].state != 'working': raise ValueError(
         f"{slug} is planned: its chapter is not written yet")
@@ -170,7 +170,7 @@ def retrain(
 
 # %% ../../nbs/82a_reproduce.ipynb #fea10d76
 LAB = dict(placebo='reasonlab.lab.placebo', coverage='reasonlab.coverage',
-           drills='reasonlab.lab.drills')
+           drills='reasonlab.lab.drills', judge='reasonlab.nli.held_out')
 
 def lab_study(
     name: str, # of `LAB`

@@ -30,10 +30,12 @@ def label_order(
     "Three labels or two, each with its output; `BadModel` when the names do not say"
     found = {}
     for i, name in id2label.items():
-        own = [k for k, p in _NAMES.items() if re.fullmatch(p, str(name).strip().lower())]
+        name = str(name).strip().lower()
+        own = [k for k, p in _NAMES.items() if re.fullmatch(p, name)]
         if own: found.setdefault(own[0], []).append(int(i))
     for labels in (LABELS, TWO):
-        if all(len(found.get(l, ())) == 1 for l in labels) and len(id2label) == len(labels):
+        once = all(len(found.get(l, ())) == 1 for l in labels)
+        if once and len(id2label) == len(labels):
             return labels, [found[l][0] for l in labels]
     raise BadModel(f"its outputs are called {shown(list(id2label.values()))}: which of "
         "them is entailment cannot be told, and is not guessed. Set id2label in its "
@@ -76,25 +78,27 @@ class PairScorer:
                 progress: bool = True) -> Scored:
         "Every answer there is, and the reason where there is none"
         import torch
+        if len(premises) != len(hypotheses): raise ValueError(
+            f'{len(premises)} premises, {len(hypotheses)} hypotheses: they are pairs')
         pairs = list(zip(premises, hypotheses))
         own = {p: i for i, p in enumerate(dict.fromkeys(pairs))}
         items = read_pairs(self.reader, *map(list, zip(*own)) if own else ([], []))
-        if len(premises) != len(hypotheses): read_pairs(self.reader, premises, hypotheses)
         out = run(self, items, self.logits, progress)
         if not out.shape[1]: out = torch.full((len(items), len(self.labels)), torch.nan)
         probs = torch.softmax(out / self.temperature, 1)
         lost = ~torch.isfinite(out).all(1)
         back = [own[p] for p in pairs]
-        errors = {n: items[i].error or 'the model gives no number (its logits are NaN or '
-                  'infinite)' for n, i in enumerate(back) if lost[i]}
+        errors = {n: items[i].error or 'the model gives no number (its logits are '
+                  'NaN or infinite)' for n, i in enumerate(back) if lost[i]}
         probs[lost] = torch.nan
         return Scored(probs[back], self.labels, [items[i].cut for i in back], errors)
 
 # %% ../../nbs/20a_cross.ipynb #a8c2551a
 def score(self, premises: list[str], hypotheses: list[str], progress: bool = True):
     "Float[Tensor, 'n 3']: entailment, neutral, contradiction; a `core.Judge`"
-    if self.labels != LABELS: raise ValueError(f"{self.name or 'this judge'} tells only "
-        f"{' from '.join(self.labels)}: use `entailment`, or a judge with three labels")
+    if self.labels != LABELS: raise ValueError(
+        f"{self.name or 'this judge'} tells only {' from '.join(self.labels)}: use "
+        "`entailment`, or a judge with three labels")
     got = self.results(premises, hypotheses, progress)
     _raise(got.errors, len(premises))
     return got.probs
@@ -134,8 +138,8 @@ PairScorer.stream, PairScorer.score_batch = stream, score_batch
 def _stack(net):
     "The module whose output is the last hidden state, before any head"
     base = getattr(net, net.base_model_prefix, net)
-    return next((m for k, m in base.named_children() if k in ('encoder', 'transformer')),
-                base)
+    stacks = 'encoder', 'transformer'
+    return next((m for k, m in base.named_children() if k in stacks), base)
 
 class CrossEncoder(PairScorer):
     "A network for pairs with labels it names"
@@ -186,4 +190,5 @@ def _proven(cross):
             alone = [cross.logits(pack_items([i], cross.device)) for i in items]
         alone = torch.cat(alone)
         return line.shape == alone.shape and bool((line - alone).abs().max() < 1e-4)
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError): return False
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+        return False

@@ -80,8 +80,8 @@ def check_model(
     if not (folder/'config.json').is_file(): raise BadModel(
         f'{folder}: no config.json, so this is no model; give the folder that has it')
     files = sorted(folder.glob('*.safetensors'))
-    if not files: raise BadModel(f'{folder}: no *.safetensors. Other weights are pickles, '
-        'which can run code when they are loaded: save the model again with '
+    if not files: raise BadModel(f'{folder}: no *.safetensors. Other weights are '
+        'pickles, which can run code when they are loaded: save the model again with '
         'save_pretrained(), which writes safetensors')
     for f in files: check_safetensors(f)
     if sha256 and hashlib.sha256(files[0].read_bytes()).hexdigest() != sha256:
@@ -224,6 +224,7 @@ class Pack:
     runs: tuple       # (items, length of each), in order
     starts: object    # Int[Tensor, "n"], the first token of each item
 
+# %% ../../nbs/20_encoder.ipynb #7e5b822d
 def pack_items(
     items: list[Item],
     device='cpu',
@@ -391,7 +392,8 @@ def _proven(encoder):
             encoder.packs = False
             alone = torch.cat([encoder(pack_items([i], encoder.device)) for i in items])
         return line.shape == alone.shape and bool((line - alone).abs().max() < 1e-4)
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError): return False
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+        return False
 
 # %% ../../nbs/20_encoder.ipynb #cb2277b8
 def run(
@@ -415,6 +417,7 @@ def run(
             bar.update(len(rows))
     return torch.empty(len(items), 0) if out is None else out
 
+# %% ../../nbs/20_encoder.ipynb #c21ac1ce
 def _without_grad(f, items, device):
     "`f` of a line; a line too long for the GPU is halved"
     import torch
@@ -423,7 +426,8 @@ def _without_grad(f, items, device):
     except torch.OutOfMemoryError:
         if len(items) == 1: raise
         half = len(items)//2
-        return torch.cat([_without_grad(f, i, device) for i in (items[:half], items[half:])])
+        halves = items[:half], items[half:]
+        return torch.cat([_without_grad(f, i, device) for i in halves])
 
 # %% ../../nbs/20_encoder.ipynb #9f446037
 def mean_of(states, where, n):
@@ -454,8 +458,10 @@ def embed(self, texts: list[str], progress: bool = True): # Float[Tensor, "n d"]
 def input_means(self, texts: list[str]): # Float[Tensor, "n d"]
     "Mean input embedding of each text, without marks: words without context"
     own, back = _distinct(texts)
-    items, table = _sound(read_texts(self.reader, own, MOST)), self.net.get_input_embeddings()
-    f = lambda p: mean_of(table(p.ids[0]), p.segment.where(p.part > 0, -1), len(p.starts))
+    items = _sound(read_texts(self.reader, own, MOST))
+    table = self.net.get_input_embeddings()
+    f = lambda p: mean_of(table(p.ids[0]), p.segment.where(p.part > 0, -1),
+                          len(p.starts))
     return run(self, items, f, False)[back]
 
 def _sound(items):

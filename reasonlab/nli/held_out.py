@@ -6,15 +6,15 @@ Docs: https://reasonlab.github.io/reasonlab/held_out.html.md"""
 
 # %% auto #0
 __all__ = ['BESIDE', 'Case', 'split_up', 'two_way', 'right', 'constant', 'without_premise', 'line', 'cases', 'measure',
-           'calibrate', 'rows_of']
+           'calibrate', 'rows_of', 'card']
 
-# %% ../../nbs/30c_held_out.ipynb #d54a2e06
+# %% ../../nbs/30c_held_out.ipynb #dc9a37fb
 from collections import Counter
 from dataclasses import dataclass
 import numpy as np
 from .. import stats
-from ..core import LABELS
-from ..data import rows
+from ..core import LABELS, asset
+from ..data import catalog, rows
 from .judge import confidence, load_judge
 from .pairs import TRAIN, hypothesis_only, mixture, nodes, unseen
 
@@ -44,7 +44,7 @@ def split_up(name: str, found: list[dict]) -> list[Case]:
     parts = [Case(name, k, tuple(v)) for k, v in sorted(by.items())]
     return [Case(name, '', tuple(plain)), *parts] if plain else parts
 
-# %% ../../nbs/30c_held_out.ipynb #4cf10f39
+# %% ../../nbs/30c_held_out.ipynb #a6cb2ec2
 def two_way(found: list[dict]) -> bool:
     "Do these rows ask only: entailed, or not?"
     names = {r['label'] for r in found}
@@ -58,7 +58,8 @@ def right(
 ) -> np.ndarray: # bool [n]
     "Is each answer right?"
     probs = np.asarray(probs)
-    if two: return (probs[:, 0] > .5) == np.array([r['label'] == 'entailment' for r in found])
+    entailed = np.array([r['label'] == 'entailment' for r in found])
+    if two: return (probs[:, 0] > .5) == entailed
     best = [LABELS[k] for k in probs.argmax(1)]
     return np.array([b in (r['labels'] if not r['label'] else (r['label'],))
                      for b, r in zip(best, found)])
@@ -118,7 +119,7 @@ def line(
     sure = confidence(probs, [LABELS.index(r['label']) for r in found])
     return out | dict(ece=round(float(stats.ece(*sure)), 4))
 
-# %% ../../nbs/30c_held_out.ipynb #9447ad1b
+# %% ../../nbs/30c_held_out.ipynb #98efb187
 def cases(
     mix, # of `pairs.mixture`
     part: str = 'test', # or dev
@@ -133,6 +134,7 @@ def cases(
         found[s] = unseen(all_, mix.train + mix.dev, mix.groups)
     return [c for s, rs in found.items() for c in split_up(s, rs[:most])]
 
+# %% ../../nbs/30c_held_out.ipynb #9d98efa1
 def measure(
     judge, mix, part: str = 'test', most: int | None = None, seed: int = 0,
     progress=None, # (done, total, text)
@@ -142,7 +144,7 @@ def measure(
     for k, case in enumerate(todo):
         if progress: progress(k, len(todo), f'{case.set} {case.about}'.strip())
         found, rng = list(case.rows), np.random.default_rng([seed, k])
-        got = judge.results([r['premise'] for r in found], [r['hypothesis'] for r in found],
+        got = judge.results(*([r[k] for r in found] for k in ('premise', 'hypothesis')),
                             progress=False)
         keep = [i for i in range(len(found)) if i not in got.errors]
         groups = [mix.groups.get(nodes(found[i])[0], nodes(found[i])[0]) for i in keep]
@@ -152,7 +154,7 @@ def measure(
                    | dict(failed=len(got.errors), cut=sum(c > 0 for c in got.cut)))
     return out
 
-# %% ../../nbs/30c_held_out.ipynb #ca4b37ff
+# %% ../../nbs/30c_held_out.ipynb #976571b7
 def calibrate(
     scale: str = 'home', # smoke: twenty rows of each set
     folder=None, # not needed: nothing is trained
@@ -160,7 +162,8 @@ def calibrate(
 ) -> dict:
     "The table of the shipped judge"
     j = load_judge('default')
-    lines = measure(j, mixture(), most=20 if scale == 'smoke' else None, progress=progress)
+    most = 20 if scale == 'smoke' else None
+    lines = measure(j, mixture(), most=most, progress=progress)
     return dict(schema=1, name='judge', scale=scale, kind=j.about['kind'],
                 temperature=j.about['temperature'], lines=lines)
 
@@ -170,6 +173,34 @@ def rows_of(table: dict) -> list[dict]:
     for r in table['lines']:
         e, low, high = r.get('accuracy', ('', '', ''))
         out.append(dict(set=r['set'], about=r['about'], n=r['n'], accuracy=e, low=low,
-                        high=high, majority=r['majority'],
-                        without_premise=r.get('without_premise', ''), ece=r.get('ece', '')))
+                        high=high, majority=r['majority'], ece=r.get('ece', ''),
+                        without_premise=r.get('without_premise', '')))
     return out
+
+# %% ../../nbs/30c_held_out.ipynb #d6b2fefc
+def _card_line(r):
+    e, low, high = r['accuracy']
+    blind = f"{r['without_premise']:.3f}" if 'without_premise' in r else ''
+    ece = f"{r['ece']:.3f}" if 'ece' in r else ''
+    cells = (r['set'], f"{r['n']:,}", f"{r['groups']:,}",
+             f'{e:.3f} [{low:.3f}, {high:.3f}]', f"{r['majority']:.3f}", blind, ece)
+    return '| ' + ' | '.join(cells) + ' |'
+
+def card(
+    about: dict, # judge.json
+    table: dict, # of `calibrate`
+) -> str: # Markdown
+    "The model card, from what was stored"
+    lines = [r for r in table['lines'] if not r['about'] and 'accuracy' in r]
+    two = sorted(r['set'] for r in lines if r['labels'] == 2)
+    eces = [f"{r['set']} {r['ece']:.3f}" for r in lines if r['set'] in ('snli', 'mnli')]
+    data = [f'| {s} | {catalog()[s].licence} | {w:.0%} of its training rows |'
+            for s, w in about['recipe']['weights'] if s in catalog()]
+    what = ('a LoRA adapter of rank {rank}' if about['kind'] == 'lora' else
+            'changed layers as differences in half precision').format(**about['recipe'])
+    text = asset('templates/judge_card.md').read_text(encoding='utf-8')
+    return text.format(what=what, data='\n'.join(data), length=512,
+        lines='\n'.join(map(_card_line, lines)), kind=about['kind'],
+        two_way=f"Two labels (entailed or not): {', '.join(two)}." if two else '',
+        ece=f"Expected calibration error on held-out groups: {', '.join(eces)}.",
+        **{k: about[k] for k in ('encoder', 'pairs', 'temperature')})

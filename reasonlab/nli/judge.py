@@ -47,7 +47,8 @@ class EncoderJudge(PairScorer):
     "An encoder, a head, and a temperature"
     def __init__(self, encoder: Encoder, head, temperature: float = 1., about=None):
         self.encoder, self.head, self.temperature = encoder, head.eval(), temperature
-        self.reader, self.device, self.budget = encoder.reader, encoder.device, encoder.budget
+        self.reader, self.device = encoder.reader, encoder.device
+        self.budget = encoder.budget
         self.about, self.name = about or {}, (about or {}).get('name', 'judge')
 
     def logits(self, pack: Pack): # Float[Tensor, "n 3"]
@@ -63,7 +64,8 @@ def fit_temperature(
     from scipy.special import log_softmax
     z, y = np.asarray(logits, float), np.asarray(y)
     loss = lambda t: -log_softmax(z/np.exp(t), 1)[np.arange(len(y)), y].mean()
-    return round(float(np.exp(minimize_scalar(loss, bounds=(-2, 3), method='bounded').x)), 4)
+    best = minimize_scalar(loss, bounds=(-2, 3), method='bounded')
+    return round(float(np.exp(best.x)), 4)
 
 def confidence(
     probs, # [n, 3]
@@ -97,6 +99,7 @@ def save_judge(
     write_atomic(folder/'judge.json', text + '\n')
     return folder
 
+# %% ../../nbs/30_judge.ipynb #d98c6bb1
 def _deltas(net):
     "What training changed in the layers"
     start = Encoder.load(device='cpu').net.state_dict()
@@ -121,7 +124,8 @@ def _adapted(encoder, folder, kind):
         own = encoder.net.state_dict()
         deltas = _read(folder/'deltas.safetensors')
         odd = [k for k, v in deltas.items() if k not in own or own[k].shape != v.shape]
-        if odd: raise BadModel(f'{folder}: {shown(odd[0])} fits no weight of the encoder')
+        if odd: raise BadModel(
+            f'{folder}: {shown(odd[0])} fits no weight of the encoder')
         for k, v in deltas.items(): own[k] += v.to(own[k].device)
         return encoder
     from peft import PeftModel
@@ -130,6 +134,7 @@ def _adapted(encoder, folder, kind):
     encoder.net.eval().requires_grad_(False)
     return encoder
 
+# %% ../../nbs/30_judge.ipynb #9c0f348b
 def load_adapter(
     folder: str | Path, # with judge.json
     device=None,

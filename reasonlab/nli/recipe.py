@@ -21,11 +21,11 @@ from ..models.train import BucketSampler, TrainConfig, native_bf16, train
 from .judge import confidence, fit_temperature, make_head, save_judge
 from .pairs import mixture
 
-# %% ../../nbs/30b_recipe.ipynb #e176283e
+# %% ../../nbs/30b_recipe.ipynb #f57e9bb7
 @dataclass(frozen=True)
 class Recipe:
     "Everything that decides what a training run gives"
-    name: str = 'lora'      # lora: small matrices beside frozen ones; full: whole layers
+    name: str = 'lora'      # lora: thin matrices beside frozen ones; full: whole layers
     weights: tuple = (('snli', 1.), ('mnli', 1.), ('taxinli', 1.), ('cad_nli', 1.),
                       ('conjnli', .3), ('help', .3)) # share of the rows in an epoch
     rank: int = 32          # of the LoRA matrices
@@ -153,7 +153,7 @@ def accuracies(logits, rows: Rows) -> dict: # set -> share of right labels
     return {str(s): round(float(right[rows.names == s].mean()), 4)
             for s in np.unique(rows.names)}
 
-# %% ../../nbs/30b_recipe.ipynb #789fe424
+# %% ../../nbs/30b_recipe.ipynb #01c5e7c9
 def train_judge(
     recipe: Recipe,
     folder: str | Path, # checkpoint, log and result
@@ -166,7 +166,7 @@ def train_judge(
     encoder, folder = encoder or Encoder.load(), Path(folder)
     model = learner(encoder, recipe)
     rows, dev = (read_rows(encoder, r, recipe.most) for r in (mix.train, mix.dev))
-    main = np.isin(dev.names, ('snli', 'mnli')) if len(set(dev.names)) > 1 else dev.y > -1
+    main = np.isin(dev.names, ('snli', 'mnli')) | (len(set(dev.names)) == 1)
     few = Rows([i for i, k in zip(dev.items, main) if k], dev.y[main], dev.names[main])
     share = np.array([dict(recipe.weights).get(n, 1.) for n in rows.names])
     sampler = BucketSampler([len(i.ids) for i in rows.items], recipe.size, recipe.seed,
@@ -182,7 +182,7 @@ def train_judge(
     model.eval()
     return model, encoder, dev, log
 
-# %% ../../nbs/30b_recipe.ipynb #7a8390f4
+# %% ../../nbs/30b_recipe.ipynb #a5fc590e
 def data_hashes(sets) -> dict: # set -> {file: SHA-256}
     "What the training read"
     return {s: {f.path: f.sha256 for f in catalog()[s].files}
@@ -194,14 +194,15 @@ def describe(
 ) -> dict: # for judge.json
     "What made a judge, and what dev says of it"
     t = fit_temperature(dev_logits, dev.y)
-    main = np.isin(dev.names, ('snli', 'mnli'))
+    main = np.isin(dev.names, ('snli', 'mnli')) | (len(set(dev.names)) == 1)
     sure = confidence(np.asarray((dev_logits/t).softmax(1)), dev.y)
     return dict(schema=1, name='judge', kind=recipe.name, encoder=encoder.name,
-        encoder_sha256=SHA256, labels=list(LABELS), temperature=t, recipe=asdict(recipe),
-        pairs=recipe.config.steps*recipe.size, data=data_hashes(dict(recipe.weights)),
+        encoder_sha256=SHA256, labels=list(LABELS), temperature=t,
+        recipe=asdict(recipe), pairs=recipe.config.steps*recipe.size, data=data_hashes(dict(recipe.weights)),
         dev=accuracies(dev_logits, dev), dev_rows=int(len(dev.y)),
-        dev_ece=round(float(stats.ece(*(v[main] if main.any() else v for v in sure))), 4),
-        curve=[{k: r[k] for k in ('step', 'loss', 'dev') if k in r} for r in log], **more)
+        dev_ece=round(float(stats.ece(*(v[main] for v in sure))), 4),
+        curve=[{k: r[k] for k in ('step', 'loss', 'dev') if k in r} for r in log],
+        **more)
 
 # %% ../../nbs/30b_recipe.ipynb #afa3ba7e
 def make_judge(
