@@ -330,15 +330,17 @@ def load_net(
     "A network and its tokenizer from a folder: safetensors, no code of strangers"
     import transformers as tf
     folder, was = Path(folder), tf.logging.get_verbosity()
-    tf.logging.set_verbosity_error()
-    tf.logging.disable_progress_bar()
+    bar = tf.logging.is_progress_bar_enabled()
+    tf.logging.set_verbosity_error(); tf.logging.disable_progress_bar()
     try:
         net = getattr(tf, kind).from_pretrained(folder, use_safetensors=True,
                                                 dtype='float32', local_files_only=True)
         tokenizer = tf.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (ValueError, KeyError, OSError) as e: raise BadModel(
         f'{folder}: transformers cannot load it ({shown(e, 200)})') from e
-    finally: tf.logging.set_verbosity(was); tf.logging.enable_progress_bar()
+    finally:
+        tf.logging.set_verbosity(was)
+        if bar: tf.logging.enable_progress_bar()
     return _ready(net, kind).to(device_of(device)), tokenizer
 
 # %% ../../nbs/20_encoder.ipynb #db4074ba

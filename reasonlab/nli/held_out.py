@@ -134,7 +134,7 @@ def cases(
         found[s] = unseen(all_, mix.train + mix.dev, mix.groups)
     return [c for s, rs in found.items() for c in split_up(s, rs[:most])]
 
-# %% ../../nbs/30c_held_out.ipynb #9d98efa1
+# %% ../../nbs/30c_held_out.ipynb #003ef6b8
 def measure(
     judge, mix, part: str = 'test', most: int | None = None, seed: int = 0,
     progress=None, # (done, total, text)
@@ -148,7 +148,7 @@ def measure(
                             progress=False)
         keep = [i for i in range(len(found)) if i not in got.errors]
         groups = [mix.groups.get(nodes(found[i])[0], nodes(found[i])[0]) for i in keep]
-        train = [r for r in mix.train if r['set'] == case.set]
+        train = [r for r in mix.train if r['set'] == case.set][:most and 50*most]
         one = Case(case.set, case.about, tuple(found[i] for i in keep))
         out.append(line(one, got.probs[keep].numpy(), groups, train, rng)
                    | dict(failed=len(got.errors), cut=sum(c > 0 for c in got.cut)))
@@ -177,7 +177,7 @@ def rows_of(table: dict) -> list[dict]:
                         without_premise=r.get('without_premise', '')))
     return out
 
-# %% ../../nbs/30c_held_out.ipynb #d6b2fefc
+# %% ../../nbs/30c_held_out.ipynb #cf975dfa
 def _card_line(r):
     e, low, high = r['accuracy']
     blind = f"{r['without_premise']:.3f}" if 'without_premise' in r else ''

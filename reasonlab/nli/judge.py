@@ -9,7 +9,7 @@ __all__ = ['make_head', 'EncoderJudge', 'fit_temperature', 'confidence', 'save_j
            'load_judge', 'judge']
 
 # %% ../../nbs/30_judge.ipynb #f3e3d741
-import json
+import json, warnings
 from functools import cache
 from pathlib import Path
 import numpy as np
@@ -130,7 +130,10 @@ def _adapted(encoder, folder, kind):
         return encoder
     from peft import PeftModel
     check_safetensors(folder/'adapter_model.safetensors')
-    encoder.net = PeftModel.from_pretrained(encoder.net, str(folder)).merge_and_unload()
+    with warnings.catch_warnings(): # peft asks transformers in an old way
+        warnings.simplefilter('ignore', FutureWarning)
+        wrapped = PeftModel.from_pretrained(encoder.net, str(folder))
+    encoder.net = wrapped.merge_and_unload()
     encoder.net.eval().requires_grad_(False)
     return encoder
 

@@ -8,8 +8,8 @@ Docs: https://reasonlab.github.io/reasonlab/recipe.html.md"""
 __all__ = ['RECIPES', 'Recipe', 'adapt', 'learner', 'Rows', 'read_rows', 'loss_of', 'logits_of', 'accuracies', 'train_judge',
            'data_hashes', 'describe', 'make_judge', 'main']
 
-# %% ../../nbs/30b_recipe.ipynb #581b3322
-import sys, time
+# %% ../../nbs/30b_recipe.ipynb #f9a08031
+import sys, time, warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
@@ -56,7 +56,7 @@ RECIPES = dict(
     smoke=Recipe('lora', pairs=64, size=8, looks=2, rank=4, layers=1),
     cuda=Recipe('lora', rank=64, pairs=1_500_000, size=128, looks=40, dropout=.1))
 
-# %% ../../nbs/30b_recipe.ipynb #637c4759
+# %% ../../nbs/30b_recipe.ipynb #5ecb0f22
 _MATRICES = ('query', 'key', 'value', 'attention.output.dense', 'intermediate.dense',
              'output.dense')
 
@@ -71,9 +71,12 @@ def adapt(
     top = list(range(depth - recipe.layers, depth))
     if recipe.name == 'lora':
         from peft import LoraConfig, get_peft_model
-        wrapped = get_peft_model(encoder.net, LoraConfig(r=recipe.rank,
-            lora_alpha=2*recipe.rank, target_modules=list(_MATRICES),
-            layers_to_transform=top, layers_pattern='layer'))
+        config = LoraConfig(r=recipe.rank, lora_alpha=2*recipe.rank,
+            target_modules=list(_MATRICES), layers_to_transform=top,
+            layers_pattern='layer')
+        with warnings.catch_warnings(): # peft asks transformers in an old way
+            warnings.simplefilter('ignore', FutureWarning)
+            wrapped = get_peft_model(encoder.net, config)
         encoder.net = wrapped.get_base_model()
         return wrapped
     for name, p in encoder.net.named_parameters():
@@ -182,8 +185,10 @@ def train_judge(
     model.eval()
     return model, encoder, dev, log
 
-# %% ../../nbs/30b_recipe.ipynb #a5fc590e
-def data_hashes(sets) -> dict: # set -> {file: SHA-256}
+# %% ../../nbs/30b_recipe.ipynb #25918daf
+def data_hashes(
+    sets: tuple[str, ...],
+) -> dict: # set -> {file: SHA-256}
     "What the training read"
     return {s: {f.path: f.sha256 for f in catalog()[s].files}
             for s in sets if s in catalog()}
@@ -198,7 +203,8 @@ def describe(
     sure = confidence(np.asarray((dev_logits/t).softmax(1)), dev.y)
     return dict(schema=1, name='judge', kind=recipe.name, encoder=encoder.name,
         encoder_sha256=SHA256, labels=list(LABELS), temperature=t,
-        recipe=asdict(recipe), pairs=recipe.config.steps*recipe.size, data=data_hashes(dict(recipe.weights)),
+        recipe=asdict(recipe), pairs=recipe.config.steps*recipe.size,
+        data=data_hashes(tuple(dict(recipe.weights))),
         dev=accuracies(dev_logits, dev), dev_rows=int(len(dev.y)),
         dev_ece=round(float(stats.ece(*(v[main] for v in sure))), 4),
         curve=[{k: r[k] for k in ('step', 'loss', 'dev') if k in r} for r in log],
