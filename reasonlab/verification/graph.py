@@ -6,7 +6,7 @@ Docs: https://reasonlab.github.io/reasonlab/graph.html.md"""
 
 # %% auto #0
 __all__ = ['written', 'StructureChecker', 'numbers', 'GroundingChecker', 'reached', 'UseChecker', 'AnswerChecker', 'follows_pair',
-           'FollowsChecker']
+           'asked', 'FollowsChecker']
 
 # %% ../../nbs/50g_graph.ipynb #f19d652d
 import re
@@ -306,12 +306,15 @@ def follows_pair(
     "What a judge is asked about a step: what it cites, and what it says"
     return ' '.join(s.text for s in chain.cited(step)) or chain.question, step.text
 
-def _asked(judge, pairs):
-    "For each pair three probabilities, or why there are none"
+def asked(
+    judge, # a `core.Judge`
+    pairs: list[tuple[str, str]], # premise, hypothesis
+) -> list: # for each pair three probabilities, or a text: why there are none
+    "One call of a judge; where it can, one bad pair does not cost the others"
     premises, hypotheses = map(list, zip(*pairs)) if pairs else ([], [])
     if getattr(judge, 'labels', None) != LABELS or not hasattr(judge, 'results'):
         return [[float(x) for x in p] for p in judge.score(premises, hypotheses)]
-    got = judge.results(premises, hypotheses) # one bad pair does not cost the others
+    got = judge.results(premises, hypotheses)
     return [got.errors.get(i, p) for i, p in enumerate(got.probs.tolist())]
 
 # %% ../../nbs/50g_graph.ipynb #af551c05
@@ -330,7 +333,7 @@ class FollowsChecker:
         "Ask about all steps of these chains in one call, and forget earlier ones"
         pairs = dict.fromkeys(follows_pair(s, c) for c in chains for s in c.steps)
         pairs = [p for p in pairs if p[0].strip() and p[1].strip()]
-        self.said = dict(zip(pairs, _asked(self.judge, pairs)))
+        self.said = dict(zip(pairs, asked(self.judge, pairs)))
         return self
 
     def check(self, step, chain):
