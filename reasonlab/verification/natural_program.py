@@ -20,6 +20,7 @@ from ..data import DataMissing, chain_row, rows as data_rows
 from ..runs import digest, write_atomic
 from ..stats import balanced_accuracy, ece
 from .filtered_vote import VOTE_CLAIMS, observe_votes
+from .follows import FOLLOWS_CLAIMS, observe_follows
 from .graph import FollowsChecker
 from .local_whole import WORLD_CLAIMS
 from .steps import Chain, Check, parse, verdict_of
@@ -280,21 +281,27 @@ def observe(
     scale: str, # smoke leaves the real sets out; home takes 80 chains of a task
     seed: int,
     folder: Path | None = None, # for checkpoints of the trainings
+    only=(), # ids of claims; none: all
 ) -> dict: # claim id -> Observation, or None where data is absent
     "One seed of the chapter's study, on worlds and on real chains"
     from reasonlab.verification.local_whole import observe_world
-    out = observe_world(scale, seed, folder) | observe_votes(scale, seed)
+    def wanted(*ids): return not only or bool(set(ids) & set(only))
+    parts = [(WORLD_CLAIMS, partial(observe_world, folder=folder)),
+             (VOTE_CLAIMS, observe_votes), (FOLLOWS_CLAIMS, observe_follows)]
+    out = {}
+    for claims, look in parts:
+        if wanted(*(c.id for c in claims)): out |= look(scale, seed)
     first = partial(observe_first, most=None if scale == 'full' else 80)
-    real = dict(flags=observe_flags, flags_gain=observe_flags, first=first)
-    for name, look in real.items():
-        try: out[f'natural_program.{name}'] = None if scale == 'smoke' else look(seed)
-        except DataMissing: out[f'natural_program.{name}'] = None
+    for c, look in zip(CLAIMS, (observe_flags, observe_flags, first)):
+        if not wanted(c.id): continue
+        try: out[c.id] = None if scale == 'smoke' else look(seed)
+        except DataMissing: out[c.id] = None
     return out
 
 _ROWS = dict(local_='local_whole.observations', filtered='filtered_vote.observe_votes',
              tied='filtered_vote.observe_votes', first='natural_program.observe_first',
-             flags='natural_program.observe_flags')
-_ALL = (*WORLD_CLAIMS, *VOTE_CLAIMS, *CLAIMS)
+             flags='natural_program.observe_flags', follows='follows.follow_rows')
+_ALL = (*WORLD_CLAIMS, *VOTE_CLAIMS, *CLAIMS, *FOLLOWS_CLAIMS)
 STUDY = Study(slug='natural_program', claims=_ALL, observe=observe, cells={
     c.id: f'verification.{at}' for c in _ALL for k, at in _ROWS.items()
     if c.id.startswith(f'natural_program.{k}')})
