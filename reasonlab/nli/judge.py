@@ -13,7 +13,7 @@ import json, warnings
 from functools import cache
 from pathlib import Path
 import numpy as np
-from ..core import LABELS, asset, settings
+from ..core import asset, settings
 from ..files import check_safetensors, shown
 from ..models.cross import CrossEncoder, PairScorer, Scored
 from ..models.encoder import BadModel, Encoder, Pack, mean_of
