@@ -294,3 +294,29 @@ def test_definitions_and_wordings_are_ours_and_whole():
 def test_label_set_names_survive_a_file():
     s = label_set(["a b", "c"])
     assert json.loads(json.dumps(s.names)) == ["a b", "c"]
+
+
+class Results:
+    "A judge as the book ships it: `results` goes on over a pair without an answer, `score` refuses the batch"
+    def __init__(self, labels=("entailment", "neutral", "contradiction")): self.labels = labels
+
+    def results(self, premises, hypotheses):
+        from types import SimpleNamespace
+        p = np.full((len(premises), len(self.labels)), 1 / len(self.labels))
+        p[[t == "bad" for t in premises]] = np.nan
+        return SimpleNamespace(probs=p, labels=self.labels)
+
+    def score(self, premises, hypotheses): raise ValueError("a pair has no answer")
+
+
+@pytest.mark.parametrize("labels", [("entailment", "neutral", "contradiction"), ("entailment", "not_entailment")])
+def test_a_pair_without_answer_costs_its_row_only(labels):
+    got = zero_shot.classify_rows([{"text": "good"}, {"text": "bad"}], ["a", "b"], Results(labels))
+    assert got[0]["scores"]["a"] == round(1 / len(labels), 4) and "no number" in got[1]["error"]
+    with pytest.raises(ValueError, match="text 2"): score(Results(labels), ["good", "bad"], label_set(["a", "b"]))
+
+
+def test_no_contradiction_where_a_judge_tells_none():
+    with pytest.raises(ValueError, match="no contradiction"):
+        score(Results(("entailment", "not_entailment")), ["x"], NEWS, against="contradiction")
+    assert score(Results(), ["x"], NEWS, against="contradiction")[0].tolist() == [[.5] * 4]

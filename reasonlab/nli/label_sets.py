@@ -8,9 +8,10 @@ Docs: https://reasonlab.github.io/reasonlab/label_sets.html.md"""
 __all__ = ['TEMPLATES', 'NEWS', 'EMOTION', 'SITUATION', 'SETS', 'LabelSet', 'label_set', 'gold_of', 'merged', 'softmax', 'score',
            'grouped', 'content_words', 'LexicalJudge']
 
-# %% ../../nbs/31a_label_sets.ipynb #7f36c60f
+# %% ../../nbs/31a_label_sets.ipynb #8478566d
 from dataclasses import dataclass
 import numpy as np
+from ..core import LABELS
 
 # %% ../../nbs/31a_label_sets.ipynb #2e494e16
 @dataclass(frozen=True)
@@ -169,7 +170,20 @@ def softmax(z) -> np.ndarray:
     e = np.exp(z - np.max(z, -1, keepdims=True))
     return e/e.sum(-1, keepdims=True)
 
-# %% ../../nbs/31a_label_sets.ipynb #75f03399
+# %% ../../nbs/31a_label_sets.ipynb #b7c784dc
+def _answers(judge, premises, hypotheses, against):
+    "P(entailment) of each pair; entailment is the first label of any judge"
+    if hasattr(judge, 'results'):                # one that goes on over a bad pair
+        got = judge.results(premises, hypotheses)
+        p, labels = got.probs, tuple(got.labels)
+    else: p, labels = judge.score(premises, hypotheses), LABELS
+    p = np.asarray(getattr(p, 'cpu', lambda: p)(), float)
+    if against == 'rest' or not len(p): return p[:, 0]
+    if labels != LABELS: raise ValueError(
+        f"this judge tells {' from '.join(labels)}: there is no contradiction")
+    return p[:, 0]/(p[:, 0] + p[:, 2])
+
+# %% ../../nbs/31a_label_sets.ipynb #3d4542f5
 def score(
     judge, # a `core.Judge`
     texts: list[str],
@@ -177,6 +191,7 @@ def score(
     wording=0, # which wording, or a list of several
     definitions: bool = False, # also the definitions
     against: str = 'rest', # or 'contradiction': leave neutral out
+    gaps: bool = False, # NaN where the judge has no answer; else an error
 ) -> tuple[np.ndarray, np.ndarray]: # P(entailment) [n, H], label of each column [H]
     "The probability that each text entails each hypothesis"
     if against not in ('rest', 'contradiction'):
@@ -185,13 +200,14 @@ def score(
     if empty is not None: raise ValueError(f"text {empty + 1} is empty")
     said, of = label_set.hypotheses(wording, definitions)
     once = list(dict.fromkeys(texts))            # a text that comes twice costs once
-    p = judge.score([t for t in once for _ in said], said*len(once))
-    p = np.asarray(getattr(p, 'cpu', lambda: p)(), float)
-    p = p.reshape(len(once), len(said), 3)
+    p = _answers(judge, [t for t in once for _ in said], said*len(once), against)
     at = {t: i for i, t in enumerate(once)}
-    p = p[[at[t] for t in texts]]
-    e = p[..., 0]
-    return (e if against == 'rest' else e/(e + p[..., 2])), of
+    p = p.reshape(len(once), len(said))[[at[t] for t in texts]]
+    lost = np.isnan(p).any(1)
+    if lost.any() and not gaps: raise ValueError(
+        f'the judge gave no number for text {lost.argmax() + 1}: leave it out, or give '
+        'gaps=True')
+    return p, of
 
 # %% ../../nbs/31a_label_sets.ipynb #205e0995
 def grouped(

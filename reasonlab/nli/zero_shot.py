@@ -55,7 +55,7 @@ def text_error(
     if not isinstance(row['text'], str): return 'text is not text'
     return None if row['text'].strip() else 'text is empty'
 
-# %% ../../nbs/31_zero_shot.ipynb #e61e9888
+# %% ../../nbs/31_zero_shot.ipynb #a9fa2d59
 def classify_rows(
     rows: list[dict], # text, perhaps id
     labels, # names, {name: sentence} or a `LabelSet`
@@ -71,7 +71,7 @@ def classify_rows(
     good = [i for i, o in enumerate(out) if o['error'] is None]
     if not good: return out
     p, of = score(judge or _shipped_judge(), [rows[i]['text'] for i in good], s,
-                  0, definitions)
+                  0, definitions, gaps=True)
     G = grouped(p, of, len(s))
     for i, g, said in zip(good, G, decide(G, s, multi)):
         if not np.isfinite(g).all():
