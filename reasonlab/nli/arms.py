@@ -189,7 +189,7 @@ def compared(
     texts = [r['text'] for r in rows]
     G = arms(texts, label_set, judge, encoder, wording, definitions)
     said = {k: v.argmax(1) for k, v in G.items()}
-    y, names = len(label_set), label_set.names
+    y = len(label_set)
     return dict(pred=said['entailment'], base=said['cosine'],
         floor_static=said['static'], floor_majority=np.full(len(rows), majority),
         control=(said['entailment'] + 1) % y, group=_groups(rows),
@@ -233,8 +233,8 @@ def halves(
     masks, out = [mask_of(m, s.names) for m in SEEN[name]], {}
     for v, i in part.items():
         g = rng.permutation(gold[i]) if v == 'wrong_labels' else gold[i]
-        out[v] = seen_and_unseen(lambda seen: learned((U[i], g), U[:k], (V, of), seen),
-                                 masks, y, rng)
+        out[v] = seen_and_unseen(
+            lambda seen, i=i, g=g: learned((U[i], g), U[:k], (V, of), seen), masks, y, rng)
     cos = grouped(unit(U[:k]) @ unit(V).T, of, len(s)).argmax(1) == y
     return out, dict(cosine=cos, group=_groups(test))
 

@@ -134,11 +134,11 @@ def report(
     for k, part in parts.items():
         rows = (G & part).any(1)
         if not rows.any(): continue
-        out['f1'][k] = interval(lambda w: weighted_f1(G, P, w, part))
-        out['accuracy'][k] = interval(lambda w: stats.mean(right, w*rows))
+        out['f1'][k] = interval(lambda w, part=part: weighted_f1(G, P, w, part))
+        out['accuracy'][k] = interval(lambda w, rows=rows: stats.mean(right, w*rows))
     for y, n in enumerate((*names, none)):
         if G[:, y].any(): out['label'][n] = interval(
-            lambda w: f1_by_label(G, P, w)[0][..., y])
+            lambda w, y=y: f1_by_label(G, P, w)[0][..., y])
     return out
 
 # %% ../../nbs/31b_rules.ipynb #069652c7
