@@ -50,16 +50,26 @@ def _chapter(slug, ask):
     from reasonlab.claims import read_findings, write_findings
     from reasonlab.lab import reproduce as lab
     from reasonlab.lab.live import Watch
-    study = lab.study_of(slug)
+    study, name, slug = lab.study_of(slug), slug, slug.partition('.')[0]
+    only = {} if name == slug else dict(only=[name])
     for made in lab.retrain(slug) if ask.retrain else []: _err().print(made)
     stored, seeds = read_findings(slug), ask.seeds or 2
-    with Watch(study, seeds, _tty(), stored) as watch, _stops(slug, ask, watch):
+    with Watch(study, seeds, _tty(), stored) as watch, _stops(name, ask, watch):
         found, where = lab.run_study(study, ask.scale, seeds, resume=ask.resume,
-                                     progress=watch)
-    _say_smoke(slug, ask)
-    if ask.store: _err().print(f'stored: {write_findings(slug, found).name}')
-    _err().print(f'{slug}: {_seeds(seeds)}, {watch.times()}; results in {where}')
+                                     progress=watch, **only)
+    _say_smoke(name, ask)
+    if ask.store: _err().print(f'stored: {write_findings(slug, _beside(found)).name}')
+    _err().print(f'{name}: {_seeds(seeds)}, {watch.times()}; results in {where}')
     return lab.side_by_side(study, found, stored=stored), None
+
+# %% ../../nbs/82d_cli_book.ipynb #f9926b64
+def _beside(found):
+    "These findings, and for every other claim of the chapter what is stored"
+    from reasonlab.claims import Finding
+    from reasonlab.lab.reproduce import study_of
+    new = {f.claim: f for f in found}
+    return [new.get(c.id, Finding(claim=c.id, scope=c.scope))
+            for c in study_of(found[0].claim.partition('.')[0]).claims]
 
 def _tty(): return _console(stderr=True)
 
@@ -188,7 +198,8 @@ def _names(what, resume):
     from reasonlab.lab.reproduce import resumed, working
     if not resume: return what or working()
     if len(what or []) > 1: raise ValueError("--resume goes on with one run: name one")
-    return what or [resumed(resume)['slug']]
+    was = resumed(resume)
+    return what or was.get('only') or [was['slug']]
 
 def _is_path(name): return name.endswith(('.ipynb', '.py')) or os.sep in name
 
@@ -200,8 +211,8 @@ def _one(name, ask):
 
 # %% ../../nbs/82d_cli_book.ipynb #f2a2ba57
 WHAT = Annotated[Optional[list[str]], typer.Argument(metavar='[SLUG|PATH]...',
-    help='Chapters, placebo, coverage, drills, judge, or a notebook of yours; all '
-         'chapters that work when none is named.')]
+    help='Chapters, claims by id, placebo, coverage, drills, judge, or a notebook of '
+         'yours; all chapters that work when none is named.')]
 SEEDS = Annotated[Optional[int], typer.Option('--seeds', min=1, help='How many seeds; '
     'by default 2, and for your own claims as many as they need.')]
 RESUME = Annotated[Optional[Path], typer.Option('--resume',
@@ -224,6 +235,7 @@ def reproduce(
     [b]reasonlab claim new NAME[/b] writes a notebook to start from.
 
     [dim]reasonlab reproduce natural_program --seeds 5[/dim]
+    [dim]reasonlab reproduce natural_program.flags[/dim]
     [dim]reasonlab reproduce placebo --scale smoke[/dim]
     [dim]reasonlab reproduce my_claim.ipynb --report my_claim.html[/dim]
     """

@@ -9,26 +9,38 @@ __all__ = ['LAB', 'study_of', 'working', 'key_of', 'resumed', 'run_study', 'runn
            'lab_study', 'run_lab', 'store_lab', 'bench_verify', 'generated_rows']
 
 # %% ../../nbs/82a_reproduce.ipynb #b9a5b473
-import contextlib, importlib, json, logging, platform, time
+import contextlib, importlib, inspect, json, logging, platform, time
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from ..claims import (Finding, Study, claim_hash, compare, finding,
                               read_findings, verdict)
 from ..core import SCALES, asset_root, papers
-from ..runs import Store, digest, run_key, source_hash, write_atomic
+from ..runs import Store, digest, run_key, source_hash, sources, write_atomic
 
 # %% ../../nbs/82a_reproduce.ipynb #0a48d96e
 def study_of(
-    slug: str, # such as 'natural_program'
+    name: str, # a paper, such as 'natural_program', or one of its claims, by id
 ) -> Study:
-    "The study of a paper; an error that helps when there is none"
+    "The study of a paper, or the part of it that runs one claim alone"
+    slug, _, claim = name.partition('.')
     if slug not in papers(): raise ValueError(
         f"no paper called {slug!r}; `reasonlab papers` lists the nineteen. There are "
         f"also placebo, coverage, drills, judge, and the path of a notebook of yours "
         f"(./{slug}.ipynb)")
     if papers()[slug].state != 'working': raise ValueError(
         f"{slug} is planned: its chapter is not written yet")
-    return importlib.import_module(f'reasonlab.{papers()[slug].module}').STUDY
+    study = importlib.import_module(f'reasonlab.{papers()[slug].module}').STUDY
+    return _alone(study, name) if claim else study
+
+def _alone(study, claim):
+    "A study with one claim left"
+    kept = tuple(c for c in study.claims if c.id == claim)
+    if not kept: raise ValueError(f"no claim {claim}; {study.slug} has "
+                                  f"{', '.join(c.id for c in study.claims)}")
+    if 'only' not in inspect.signature(study.observe).parameters: raise ValueError(
+        f"the claims of {study.slug} run together: reasonlab reproduce {study.slug}")
+    return replace(study, claims=kept, cells={})
 
 def working() -> list[str]:
     "Slugs of the papers whose chapter works"
@@ -45,9 +57,16 @@ def key_of(
     from reasonlab.data import catalog, check
     data = [(r['path'], r['status'], r['records']) for n, d in catalog().items()
             if study.slug in d.serves for r in check(n)]
-    if study.slug in papers():
-        source = source_hash(f'reasonlab.{papers()[study.slug].module}')
-    return run_key(dict(slug=study.slug, scale=scale, **options), digest(data), source)
+    if study.slug not in papers(): module = ''
+    else: module = f'reasonlab.{papers()[study.slug].module}'
+    return run_key(dict(slug=study.slug, scale=scale, **options), digest(data),
+                   source_hash(module) if module else source, _weights(module))
+
+def _weights(module):
+    "Fingerprint of the shipped judge, for a study that may ask it"
+    if not module or 'reasonlab.nli.judge' not in sources(module): return ''
+    files = sorted((asset_root()/'adapters'/'judge').glob('*'))
+    return digest(*(f for f in files if f.suffix in ('.json', '.safetensors')))
 
 def resumed(
     folder: str | Path, # of an earlier run
