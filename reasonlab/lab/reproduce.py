@@ -57,17 +57,19 @@ def key_of(
     from reasonlab.data import catalog, check
     data = [(r['path'], r['status'], r['records']) for n, d in catalog().items()
             if study.slug in d.serves for r in check(n)]
-    if study.slug not in papers(): module = ''
-    else: module = f'reasonlab.{papers()[study.slug].module}'
+    module = papers()[study.slug].module if study.slug in papers() else ''
     return run_key(dict(slug=study.slug, scale=scale, **options), digest(data),
-                   source_hash(module) if module else source, _weights(module))
+                   source_hash(f'reasonlab.{module}') if module else source,
+                   _weights(module))
 
 def _weights(module):
     "Fingerprint of the shipped judge, for a study that may ask it"
-    if not module or 'reasonlab.nli.judge' not in sources(module): return ''
+    read = sources(f'reasonlab.{module}') if module else ()
+    if 'reasonlab.nli.judge' not in read: return ''
     files = sorted((asset_root()/'adapters'/'judge').glob('*'))
     return digest(*(f for f in files if f.suffix in ('.json', '.safetensors')))
 
+# %% ../../nbs/82a_reproduce.ipynb #dc1c1536
 def resumed(
     folder: str | Path, # of an earlier run
 ) -> dict: # slug and scale, as its key says
