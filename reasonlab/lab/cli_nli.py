@@ -309,7 +309,7 @@ def _label_file(path):
     except ValueError as e: raise ValueError(
         f'{path} is no JSON ({shown(e)}); labels look like {FORMS}') from None
 
-# %% ../../nbs/82f_cli_nli.ipynb #820cb253
+# %% ../../nbs/82f_cli_nli.ipynb #a36feacb
 def class_rows(
     rows: list[dict], # text
     labels, # a `LabelSet`
@@ -318,12 +318,7 @@ def class_rows(
 ) -> list[dict]: # labels, scores; or error
     "What `reasonlab classify` writes for some rows"
     from reasonlab.nli.zero_shot import classify_rows
-    def ask(rows): return classify_rows(rows, labels, judge, multi,
-                                        bool(labels.definitions))
-    try: got = ask(rows)
-    except ValueError as e:
-        if len(rows) == 1: return [dict(error=str(e))]
-        got = [x for r in rows for x in class_rows([r], labels, judge, multi)]
+    got = classify_rows(rows, labels, judge, multi, bool(labels.definitions))
     keep = 'labels', 'scores', 'error'
     return [{k: r[k] for k in keep if r.get(k) is not None} for r in got]
 
@@ -386,12 +381,10 @@ def classify_(file: FILE = None, labels: LABEL_LIST = None,
     judge = judge_of(model, device)
     _classify(file, chosen, judge, multi, (json_, out, report))
 
-# %% ../../nbs/82f_cli_nli.ipynb #f7a1ddb7
+# %% ../../nbs/82f_cli_nli.ipynb #4858e459
 def _classify(file, labels, judge, multi, where):
     "Run `reasonlab classify`"
     json_, out, report = where
-    if judge.labels != LABELS: _stop(f"{shown(judge.name)} tells only "
-        f"{' from '.join(judge.labels)}; classify needs a judge with three labels")
     got = answer_stream(file, lambda rows: class_rows(rows, labels, judge, multi),
                         max(64, _window(judge)//len(labels)))
     kept, count = deliver(got, class_table, json_, out, KEPT*bool(report))
