@@ -141,6 +141,13 @@ def _stack(net):
     stacks = 'encoder', 'transformer'
     return next((m for k, m in base.named_children() if k in stacks), base)
 
+def _last_layer(net):
+    "The last module of the longest list in the stack, or None"
+    import torch
+    lists = [m for m in _stack(net).modules() if isinstance(m, torch.nn.ModuleList)]
+    return max(lists, key=len)[-1] if any(map(len, lists)) else None
+
+# %% ../../nbs/20a_cross.ipynb #c90732df
 class CrossEncoder(PairScorer):
     "A network for pairs with labels it names"
     def __init__(self, net, tokenizer, name: str = '', budget: int | None = None):
@@ -151,14 +158,21 @@ class CrossEncoder(PairScorer):
         self.device = next(net.parameters()).device
         self.budget = budget or (1024 if self.device.type == 'cpu' else 32_768)
         _stack(net).register_forward_hook(self._first)
-        self.packs = True
-        self.packs = _proven(self)
+        if last := _last_layer(net): last.register_forward_pre_hook(self._ask,
+                                                                    with_kwargs=True)
+        for self.packs, self.asks in ((True, True), (True, False), (False, False)):
+            if self.packs and _proven(self): break
+
+    def _ask(self, module, args, kw):
+        "The last layer computes the first token of each pair only"
+        if self.starts is None or not self.asks: return None
+        return (args[0][:, self.starts], *args[1:]), kw | dict(states=args[0])
 
     def _first(self, module, args, out):
         "The states of a line, cut down to the first of each pair"
         if self.starts is None: return out
         states = out[0] if isinstance(out, tuple) else out.last_hidden_state
-        states = states[0, self.starts][:, None]
+        states = (states[0] if self.asks else states[0, self.starts])[:, None]
         if isinstance(out, tuple): return (states, *out[1:])
         out.last_hidden_state = states
         return out
@@ -186,9 +200,8 @@ def _proven(cross):
     try:
         with torch.no_grad():
             line = cross.logits(pack_items(items, cross.device))
-            cross.packs = False
-            alone = [cross.logits(pack_items([i], cross.device)) for i in items]
-        alone = torch.cat(alone)
+            alone = torch.cat([forward(cross.net, pack_items([i], cross.device),
+                                       False).logits[:, cross.order] for i in items])
         return line.shape == alone.shape and bool((line - alone).abs().max() < 1e-4)
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
         return False

@@ -250,6 +250,7 @@ def packed_attention(
     module, query, key, value, # [1, heads, t, d] each
     attention_mask=None, scaling=None, dropout=0.,
     runs: tuple = (), # as in `Pack`; empty: an ordinary batch
+    states=None, # [1, t, heads*d]: the line, where each item asks one query only
     **kw,
 ): # ([1, t, heads, d], None)
     "Attention inside each item of a line"
@@ -257,16 +258,26 @@ def packed_attention(
     from torch.nn.functional import scaled_dot_product_attention as sdpa
     if not runs: return sdpa(query, key, value, attn_mask=attention_mask, scale=scaling,
                              dropout_p=dropout).transpose(1, 2).contiguous(), None
-    at, out = 0, []
-    for n, length in runs:
-        one = [x[0, :, at:at + n*length].unflatten(1, (n, length)).transpose(0, 1)
-               for x in (query, key, value)]
-        mix = _attend(*one, scaling, dropout)
-        out.append(mix.transpose(1, 2).flatten(0, 1))
-        at += n*length
+    ask = runs if states is None else [(n, 1) for n, _ in runs]
+    if states is not None: key, value = _heard(module, states, query.shape[-1])
+    parts = zip(_rectangles(query, ask),
+                *(_rectangles(x, runs) for x in (key, value)))
+    out = [_attend(*p, scaling, dropout).transpose(1, 2).flatten(0, 1) for p in parts]
     return torch.cat(out)[None], None
 
+def _rectangles(x, runs):
+    "[1, heads, t, d] -> for each run a view [items, heads, length, d]"
+    rows = x[0].split([n*length for n, length in runs], 1)
+    return [r.unflatten(1, run).transpose(0, 1) for r, run in zip(rows, runs)]
+
 # %% ../../nbs/20_encoder.ipynb #2ec68ec1
+def _heard(module, states, width):
+    "Keys and values of a line, [1, heads, t, width] each, by the layers' usual names"
+    pairs = ('key', 'value'), ('k_lin', 'v_lin'), ('k_proj', 'v_proj')
+    names = [p for p in pairs if all(hasattr(module, n) for n in p)][0]
+    return [getattr(module, n)(states).unflatten(-1, (-1, width)).transpose(1, 2)
+            for n in names]
+
 def _attend(q, k, v, scaling, dropout):
     "softmax(q k / sqrt d) v; written out where gradients flow on a CPU"
     import torch
