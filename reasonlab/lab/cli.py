@@ -128,6 +128,7 @@ def judge_of(
 ): # a `core.Judge`
     "A judge by name; one line and status 2 where there is none"
     try:
+        for needed in ('torch', 'transformers'): importlib.import_module(needed)
         from reasonlab.nli.judge import load_judge
         return load_judge(name, device)
     except ImportError as e: _stop(f"{e.name or e} is missing, and a judge needs it: "

@@ -138,9 +138,10 @@ class Reader:
         vocabulary: int, # rows of the embedding
     ):
         self.tokenizer, self.max_length = tokenizer, max_length
-        if len(tokenizer) > vocabulary: raise BadModel(
-            f'the tokenizer knows {len(tokenizer)} tokens and the model {vocabulary}: '
-            'they do not belong together')
+        last = max(tokenizer.get_vocab().values(), default=-1)
+        if last >= vocabulary: raise BadModel(
+            f'the tokenizer numbers its tokens up to {last} and the model has '
+            f'{vocabulary}: they do not belong together')
         self.one, self.two = _marks(tokenizer, 'x'), _marks(tokenizer, 'x', 'y')
 
     def words(self, texts: list[str]) -> list[list[int]]: # token ids without marks
@@ -340,18 +341,20 @@ def load_net(
 ): # (network, tokenizer)
     "A network and its tokenizer from a folder: safetensors, no code of strangers"
     import transformers as tf
-    folder, was = Path(folder), tf.logging.get_verbosity()
-    bar = tf.logging.is_progress_bar_enabled()
+    was, bar = tf.logging.get_verbosity(), tf.logging.is_progress_bar_enabled()
     tf.logging.set_verbosity_error(); tf.logging.disable_progress_bar()
     try:
-        net = getattr(tf, kind).from_pretrained(folder, use_safetensors=True,
-                                                dtype='float32', local_files_only=True)
+        net, info = getattr(tf, kind).from_pretrained(folder, use_safetensors=True,
+            dtype='float32', local_files_only=True, output_loading_info=True)
         tokenizer = tf.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (ValueError, KeyError, OSError) as e: raise BadModel(
+    except (ValueError, KeyError, OSError, RuntimeError) as e: raise BadModel(
         f'{folder}: transformers cannot load it ({shown(e, 200)})') from e
     finally:
         tf.logging.set_verbosity(was)
         if bar: tf.logging.enable_progress_bar()
+    gone = sorted(info['missing_keys'])*(kind != 'AutoModel') # whose pooler is spare
+    if gone: raise BadModel(f'{folder}: no weights for {shown(gone[0])} (they would be '
+                            'random); was it trained for this task?')
     return _ready(net, kind).to(device_of(device)), tokenizer
 
 # %% ../../nbs/20_encoder.ipynb #db4074ba
