@@ -37,6 +37,7 @@ class Recipe:
     dropout: float = .05
     looks: int = 20         # at the dev part
     most: int = 128         # tokens of a pair; longer ones are left out of training
+    ema: float = 0.         # how much of a moving average of the weights stays at a step
     bf16: bool = True       # where the machine has it
     seed: int = 0
 
@@ -47,12 +48,15 @@ class Recipe:
         every = max(1, steps // self.looks)
         return TrainConfig(steps=steps, size=self.size, rate=self.rate, seed=self.seed,
             warmup=.06, decay=.01, decay_all=False, rates=(('head.', self.head_rate),),
-            eval_every=every, save_every=every, log_every=every)
+            eval_every=every, save_every=every, log_every=every,
+            average='ema' if self.ema else '', ema=self.ema)
 
 # %% ../../nbs/30b_recipe.ipynb #34e95254
 RECIPES = dict(
     lora=Recipe(),
-    full=Recipe('full', rate=2e-4, dropout=.1),
+    full=Recipe('full', rate=1.5e-4, dropout=.1, ema=.998, pairs=100_000,
+        weights=(('snli', 1.), ('mnli', 1.), ('taxinli', 1.), ('cad_nli', .6),
+                 ('conjnli', .2), ('help', .2))),
     smoke=Recipe('lora', pairs=64, size=8, looks=2, rank=4, layers=1),
     cuda=Recipe('lora', rank=64, pairs=1_500_000, size=128, looks=40, dropout=.1))
 
