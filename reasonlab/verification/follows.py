@@ -8,11 +8,12 @@ Docs: https://reasonlab.github.io/reasonlab/follows.html.md"""
 __all__ = ['FOLLOWS_CLAIMS', 'FEWEST', 'chain_pairs', 'opinion', 'answers', 'overlap', 'permuted', 'follow_rows',
            'observe_follows']
 
-# %% ../../nbs/51e_follows.ipynb #8df00c39
+# %% ../../nbs/51e_follows.ipynb #e5e912d9
 import re
 from weakref import WeakKeyDictionary
 import numpy as np
 from ..claims import Claim, Observation
+from ..core import asset_root
 from ..data import DataMissing
 from .graph import asked, follows_pair
 
@@ -115,7 +116,7 @@ def observe_follows(
         except (DataMissing, ImportError, FileNotFoundError): pass
     return out
 
-# %% ../../nbs/51e_follows.ipynb #6e9db698
+# %% ../../nbs/51e_follows.ipynb #23fec167
 def _public(name, most):
     "A public set: examined chains, y, group, task; tasks with too few labels left out"
     from reasonlab.verification import natural_program as np_
@@ -133,6 +134,8 @@ def _shipped():
     "The shipped judge, loaded once"
     if not _LOADED:
         from reasonlab.nli.judge import load_judge
+        if not (asset_root()/'adapters'/'judge'/'judge.json').is_file():
+            raise FileNotFoundError('no judge is shipped with this version')
         _LOADED.append(load_judge())
     return _LOADED[0]
 
