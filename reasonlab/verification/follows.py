@@ -101,14 +101,14 @@ FOLLOWS_CLAIMS = (
         control='permuted_hypotheses', expected=.03))
 FEWEST = 10 # chains of each label that a task needs
 
-# %% ../../nbs/51e_follows.ipynb #00023d26
+# %% ../../nbs/51e_follows.ipynb #167366e1
 def observe_follows(
     scale: str, # smoke leaves public sets out, home the second and most of the first
     seed: int,
     judge=None, # a `core.Judge`; by default the shipped one
 ) -> dict: # claim id -> Observation, or None where data or judge is absent
     "One seed of both claims"
-    sets = dict(smoke={}, home=dict(verify_cot=25),
+    sets = dict(smoke={}, home=dict(verify_cot=12),
                 full=dict(verify_cot=None, bigbench_mistake=None))[scale]
     out = dict.fromkeys(c.id for c in FOLLOWS_CLAIMS)
     for claim, (name, n) in zip(out, sets.items()):
