@@ -443,10 +443,14 @@ def test_a_line_too_long_for_the_device_is_halved(judge, room):
     assert (got.probs - judge.score([RAIN]*20, hyps)).abs().max() < 1e-5
 
 
-def test_one_pair_too_long_for_the_device_is_an_error_and_no_loop(judge):
+def test_a_device_without_room_for_one_pair_is_an_error_and_no_loop(judge, monkeypatch):
     class Full(Broken):
         def logits(self, pack): raise torch.OutOfMemoryError('no room')
     with pytest.raises(torch.OutOfMemoryError): Full(judge).results([RAIN], [WET])
+    monkeypatch.setattr(cli_nli, 'judge_of', lambda name, device=None: Full(judge))
+    status, _, err = lab('nli', '-', '--json', stdin=json.dumps(dict(premise=RAIN, hypothesis=WET)))
+    assert status == 2
+    clear(err, 'no room', '--device cpu')
 
 
 # ---- files of rows

@@ -54,7 +54,7 @@ def windows(
         if len(part) >= most or room < 0: yield part; part, room = [], size
     if part: yield part
 
-# %% ../../nbs/82f_cli_nli.ipynb #2850bbea
+# %% ../../nbs/82f_cli_nli.ipynb #b060e18c
 def answer_stream(
     path: str, # file, or '-' for standard input
     fn: Callable, # from rows to as many output rows; one that fails has `error`
@@ -73,6 +73,9 @@ def answer_stream(
                     yield {} if bad else row, {'schema': 1, 'id': ident} | out
                     step()
     except BadFile as e: _stop(str(e))
+    except RuntimeError as e:
+        if type(e).__name__ != 'OutOfMemoryError': raise # torch is not imported here
+        _stop('the device has no room left for a single row: free it, or --device cpu')
 
 # %% ../../nbs/82f_cli_nli.ipynb #2af3e3c2
 KEPT = 1000 # rows of a page
@@ -305,8 +308,7 @@ def read_labels(
 def _label_file(path):
     "The JSON value of a file"
     try: return json.loads(path.read_text(encoding='utf-8-sig'))
-    except OSError as e: raise ValueError(
-        f'{path}: cannot be opened ({e.strerror})') from e
+    except OSError as e: raise ValueError(f'{path}: cannot be opened ({e.strerror})')
     except ValueError as e: raise ValueError(
         f'{path} is no JSON ({shown(e)}); labels look like {FORMS}') from None
 
