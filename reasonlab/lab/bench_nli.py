@@ -322,11 +322,11 @@ def _grid(folder, cross, repeats, rng, clock, texts=40):
     return dict(found, kind='zero-shot', pairs=len(items), tokens=sum(tokens),
                 ratios=ratios(found, ZERO_SHOT, clock))
 
-# %% ../../nbs/82g_bench_nli.ipynb #b346d0b6
+# %% ../../nbs/82g_bench_nli.ipynb #3a59612f
 def bench_nli(
-    n: int = 160, # pairs of each shape
+    n: int = 128, # pairs of each shape
     threads: int = 1, # 1: seconds of the processor decide; more: of the clock
-    repeats: int = 4, # alternating passes
+    repeats: int = 3, # alternating passes
     seed: int = 0,
     rows: int = 100_000, # of the stream; a tenth is the first look
     tiny: bool = False, # a network too small to mean anything, for tests

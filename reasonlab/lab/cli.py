@@ -396,17 +396,17 @@ BENCH = Annotated[str, typer.Argument(metavar='[NAME]', help='verify (chains thr
 @app.command(rich_help_panel='The book')
 def bench(name: BENCH = 'verify',
           n: Annotated[Optional[int], typer.Option(min=1, show_default=False,
-              help='Generated chains (1000) or pairs (160).')] = None,
+              help='Generated chains (1000) or pairs (128).')] = None,
           seed: int = 0,
           threads: Annotated[int, typer.Option(min=1, help='Of nli.')] = 1,
-          repeats: Annotated[int, typer.Option(min=1, help='Turns of nli.')] = 4,
+          repeats: Annotated[int, typer.Option(min=1, help='Turns of nli.')] = 3,
           store: Annotated[bool, typer.Option('--store', help='Keep the run of nli in '
               'data/calibration, which the site shows.')] = False,
           json_: AS_JSON = False, out: OUT = None):
     """How fast it is, beside its peers, in one process."""
     if name not in ('verify', 'nli'): _stop(f'bench knows verify and nli, not {name!r}')
     if name == 'verify': got, t = _bench_verify(n or 1000, seed)
-    else: got, t = _bench_nli(n or 160, seed, threads, repeats, store)
+    else: got, t = _bench_nli(n or 128, seed, threads, repeats, store)
     emit([got], t, json_, out)
 
 # %% ../../nbs/82_cli.ipynb #fd877d5d
