@@ -80,7 +80,8 @@ class PairScorer:
         import torch
         if len(premises) != len(hypotheses): raise ValueError(
             f'{len(premises)} premises, {len(hypotheses)} hypotheses: they are pairs')
-        pairs = list(zip(premises, hypotheses))
+        pairs = [tuple(t if isinstance(t, str) else None for t in p)
+                 for p in zip(premises, hypotheses)]
         own = {p: i for i, p in enumerate(dict.fromkeys(pairs))}
         items = read_pairs(self.reader, *map(list, zip(*own)) if own else ([], []))
         out = run(self, items, self.logits, progress)

@@ -89,6 +89,8 @@ def save_judge(
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder/'head.safetensors', save(half(model.head.state_dict())))
     if about['kind'] == 'lora':
+        for c in model.wrapped.peft_config.values(): # not the folder of this machine
+            c.base_model_name_or_path = about['encoder']
         model.wrapped.save_pretrained(folder)
         (folder/'README.md').unlink(missing_ok=True) # peft's; ours is written by hand
         from safetensors.torch import load_file
