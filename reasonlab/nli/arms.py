@@ -151,13 +151,13 @@ REAL_CLAIMS = (
 _H = dict(paper='zero_shot', scope='real')
 HALF_CLAIMS = (
     Claim(id='zero_shot.seen', statistic='macro_mean_gain', effect=.05, **_H,
-        control='wrong_labels', expected=.15,
+        floors=('cosine_seen',), control='wrong_labels', expected=.15,
         text='A head trained on half of the labels names them more often than the '
              'cosine of its encoder did, by more than .05.'),
     Claim(id='zero_shot.gap', statistic='macro_mean_gain', effect=.1, **_H,
-        control='untrained', expected=.4, precondition='seen_accuracy >= .5',
+        control='untrained', expected=.2, precondition='seen_accuracy >= .5',
         text='It names a text less often when its label was unseen than when it was '
-             'seen, by more than .10.'),
+             'seen, by .10 more than a head that learnt from permuted labels.'),
     Claim(id='zero_shot.margin', statistic='macro_mean_gain', effect=.02, **_H,
         control='other_half', expected=.06, precondition='seen_accuracy >= .5',
         text='The margin of .1 closes more than .02 of that gap.'),
@@ -189,10 +189,9 @@ def compared(
     texts = [r['text'] for r in rows]
     G = arms(texts, label_set, judge, encoder, wording, definitions)
     said = {k: v.argmax(1) for k, v in G.items()}
-    y = len(label_set)
     return dict(pred=said['entailment'], base=said['cosine'],
         floor_static=said['static'], floor_majority=np.full(len(rows), majority),
-        control=(said['entailment'] + 1) % y, group=_groups(rows),
+        control=np.roll(said['entailment'], 1), group=_groups(rows), # another text's
         gold=gold_of([r['labels'] for r in rows], label_set))
 
 def _single(c): return {k: v for k, v in c.items() if k != 'gold'} | dict(
@@ -234,9 +233,12 @@ def halves(
     for v, i in part.items():
         g = rng.permutation(gold[i]) if v == 'wrong_labels' else gold[i]
         out[v] = seen_and_unseen(
-            lambda seen, i=i, g=g: learned((U[i], g), U[:k], (V, of), seen), masks, y, rng)
-    cos = grouped(unit(U[:k]) @ unit(V).T, of, len(s)).argmax(1) == y
-    return out, dict(cosine=cos, group=_groups(test))
+            lambda seen, i=i, g=g: learned((U[i], g), U[:k], (V, of), seen),
+            masks, y, rng)
+    G = grouped(unit(U[:k]) @ unit(V).T, of, len(s))
+    told = seen_and_unseen(lambda seen: np.where(seen, G, -9.), masks, y, rng)
+    return out, dict(cosine=G.argmax(1) == y, group=_groups(test),
+                     cosine_seen=told['seen']['argmax']) # told which labels are seen
 
 # %% ../../nbs/31d_arms.ipynb #cdca4259
 def half_rows(
@@ -246,8 +248,7 @@ def half_rows(
     def col(f): return np.concatenate([1.*f(*t) for t in tried.values()])
     def hit(variant, part, rule='argmax'):
         return col(lambda o, c: o[variant][part][rule])
-    def gap(rule):
-        return hit('disjoint', 'seen', rule) - hit('disjoint', 'unseen', rule)
+    def gap(rule, v='disjoint'): return hit(v, 'seen', rule) - hit(v, 'unseen', rule)
     groups = [c['group'] for _, c in tried.values()]
     base = dict(group=np.concatenate(groups),
                 stratum=np.repeat(list(tried), list(map(len, groups))))
@@ -255,8 +256,9 @@ def half_rows(
     pre = dict(seen_accuracy=float(seen.mean()))
     def rows(**columns): return Observation(base | columns, pre)
     out = dict(
-        seen=rows(pred=seen, base=cos, control=hit('wrong_labels', 'seen')),
-        gap=rows(pred=gap('argmax'), base=0*cos, control=0*cos),
+        seen=rows(pred=seen, base=cos, control=hit('wrong_labels', 'seen'),
+                  floor_cosine_seen=col(lambda o, c: c['cosine_seen'])),
+        gap=rows(pred=gap('argmax'), base=gap('argmax', 'wrong_labels'), control=0*cos),
         margin=rows(pred=-gap('margin'), base=-gap('argmax'), control=-gap('other')))
     o, c = tried['situation']
     out['shared_texts'] = Observation(dict(group=c['group'], **{

@@ -13,7 +13,7 @@ import json, warnings
 from functools import cache
 from pathlib import Path
 import numpy as np
-from ..core import asset, settings
+from ..core import LABELS, asset, settings
 from ..files import check_safetensors, shown
 from ..models.cross import CrossEncoder, PairScorer, Scored
 from ..models.encoder import BadModel, Encoder, Pack, mean_of
@@ -140,6 +140,17 @@ def _adapted(encoder, folder, kind):
     return encoder
 
 # %% ../../nbs/30_judge.ipynb #9c0f348b
+def _sound(about, folder):
+    "Refuse a judge.json that says something else than a judge"
+    a = about if isinstance(about, dict) else {}
+    t = a.get('temperature')
+    number = isinstance(t, (int, float)) and not isinstance(t, bool) and 0 < t < 1000
+    why = ('encoder' if not isinstance(a.get('encoder'), str) else
+           'kind' if a.get('kind') not in ('lora', 'full') else
+           'temperature' if not number else
+           'labels' if a.get('labels', list(LABELS)) != list(LABELS) else None)
+    if why: raise BadModel(f'{folder}/judge.json: {why} is missing or wrong')
+
 def load_adapter(
     folder: str | Path, # with judge.json
     device=None,
@@ -149,9 +160,12 @@ def load_adapter(
     try: about = json.loads((folder/'judge.json').read_text(encoding='utf-8'))
     except (OSError, ValueError) as e: raise BadModel(
         f'{folder}: no readable judge.json ({type(e).__name__})') from e
+    _sound(about, folder)
     encoder = _adapted(Encoder.load(about['encoder'], device), folder, about['kind'])
     head = make_head(encoder.net.config.hidden_size)
-    head.load_state_dict(_read(folder/'head.safetensors'))
+    try: head.load_state_dict(_read(folder/'head.safetensors'))
+    except RuntimeError as e: raise BadModel(
+        f'{folder}: the head does not fit ({shown(e, 200)})') from e
     return EncoderJudge(encoder, head.to(encoder.device), about['temperature'], about)
 
 # %% ../../nbs/30_judge.ipynb #b60d2f46

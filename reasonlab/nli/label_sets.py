@@ -76,11 +76,16 @@ def label_set(
     _check_names(names, none)
     templates = [templates] if isinstance(templates, (str, dict)) else templates
     by_label = [t if isinstance(t, dict) else {'*': t} for t in templates]
-    bad = [s for t in by_label for s in t.values() if s.count('{}') != 1]
+    if not by_label: raise ValueError("give at least one template")
+    bad = [s for t in by_label for s in t.values()
+           if not isinstance(s, str) or s.count('{}') != 1]
     if bad: raise ValueError(f"template {bad[0]!r} needs {{}} exactly once")
+    lone = [n for t in by_label for n in names if n not in t and '*' not in t]
+    if lone: raise ValueError(f"no template for {lone[0]!r}, and none for '*'")
     gone = [n for n in names if definitions and n not in definitions]
     if gone: raise ValueError(f"no definition of {gone[0]!r}")
-    def say(t, n): return t.get(n, t['*']).format((words or {}).get(n, n.strip()))
+    def say(t, n): return (t[n] if n in t else t['*']).replace(
+        '{}', str((words or {}).get(n, n.strip())))
     filled = tuple(tuple(_capital(say(t, n)) for n in names) for t in by_label)
     return LabelSet(tuple(names), filled,
                     tuple(definitions[n] for n in names) if definitions else (), none)

@@ -37,7 +37,7 @@ class Recipe:
     dropout: float = .05
     looks: int = 20         # at the dev part
     most: int = 128         # tokens of a pair; longer ones are left out of training
-    ema: float = 0.         # how much of a moving average of the weights stays at a step
+    ema: float = 0.         # of a moving average of the weights, what a step leaves
     bf16: bool = True       # where the machine has it
     seed: int = 0
 
