@@ -308,7 +308,8 @@ def read_labels(
 def _label_file(path):
     "The JSON value of a file"
     try: return json.loads(path.read_text(encoding='utf-8-sig'))
-    except OSError as e: raise ValueError(f'{path}: cannot be opened ({e.strerror})')
+    except OSError as e: raise ValueError(
+        f'{path}: cannot be opened ({e.strerror})') from e
     except ValueError as e: raise ValueError(
         f'{path} is no JSON ({shown(e)}); labels look like {FORMS}') from None
 

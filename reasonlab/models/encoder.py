@@ -338,12 +338,11 @@ def forward(
                attention_mask=_pad(pack, pack.ids*0 + 1), **kw)
 
 # %% ../../nbs/20_encoder.ipynb #12b1695f
-def _ready(net, kind):
-    "Frozen, in fp32, evaluating, with packed attention where the model allows it"
-    net.eval().requires_grad_(False)
+def _ready(net):
+    "Frozen, evaluating, with packed attention where the model allows it"
     try: net.set_attn_implementation(_register())
     except (ValueError, ImportError): pass # such a network is padded
-    return net
+    return net.eval().requires_grad_(False)
 
 _ALONE = dict(local_files_only=True, trust_remote_code=False) # unset, it would ask
 
@@ -366,9 +365,9 @@ def load_net(
         tf.logging.set_verbosity(was)
         if bar: tf.logging.enable_progress_bar()
     gone = sorted(info['missing_keys'])*(kind != 'AutoModel') # whose pooler is spare
-    if gone: raise BadModel(f'{folder}: no weights for {shown(gone[0])} (they would be '
-                            'random); was it trained for this task?')
-    return _ready(net, kind).to(device_of(device)), tokenizer
+    if gone: raise BadModel(f'{folder}: no weights for {shown(gone[0])} (they would '
+                            'be random); was it trained for this task?')
+    return _ready(net).to(device_of(device)), tokenizer
 
 # %% ../../nbs/20_encoder.ipynb #db4074ba
 def longest(net, tokenizer) -> int: # tokens

@@ -219,7 +219,7 @@ def halves(
     s, rng = SETS[name], np.random.default_rng([seed, 5])
     test = [r for r in test if len(r['labels']) == 1 and r['labels'] != [s.none]]
     pool = [r for r in rest if r['labels'] != [s.none]]
-    two = name == 'situation'                     # a second draw for a control
+    two = name == 'situation' # a second draw for a control
     pool = [pool[i] for i in rng.permutation(len(pool))[:n + two*n]]
     (said, of), k = s.hypotheses(wording), len(test)
     V, every = encoder.embed(said), test + pool
@@ -233,8 +233,7 @@ def halves(
     for v, i in part.items():
         g = rng.permutation(gold[i]) if v == 'wrong_labels' else gold[i]
         out[v] = seen_and_unseen(
-            lambda seen, i=i, g=g: learned((U[i], g), U[:k], (V, of), seen),
-            masks, y, rng)
+            lambda m, i=i, g=g: learned((U[i], g), U[:k], (V, of), m), masks, y, rng)
     G = grouped(unit(U[:k]) @ unit(V).T, of, len(s))
     told = seen_and_unseen(lambda seen: np.where(seen, G, -9.), masks, y, rng)
     return out, dict(cosine=G.argmax(1) == y, group=_groups(test),

@@ -91,7 +91,7 @@ def save_judge(
     if about['kind'] == 'lora':
         for c in model.wrapped.peft_config.values(): # not the folder of this machine
             c.base_model_name_or_path = about['encoder']
-        model.wrapped.save_pretrained(folder)
+        model.wrapped.save_pretrained(folder, save_embedding_layers=False)
         (folder/'README.md').unlink(missing_ok=True) # peft's; ours is written by hand
         from safetensors.torch import load_file
         path = folder/'adapter_model.safetensors'
