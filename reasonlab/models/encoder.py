@@ -11,6 +11,7 @@ __all__ = ['DEFAULT', 'SHA256', 'PACKAGE', 'MOST', 'ModelMissing', 'BadModel', '
 
 # %% ../../nbs/20_encoder.ipynb #6dfc7e47
 import hashlib, importlib.util, os, re, sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -340,10 +341,9 @@ def forward(
 # %% ../../nbs/20_encoder.ipynb #12b1695f
 def _ready(net):
     "Frozen, evaluating, with packed attention where the model allows it"
-    try: net.set_attn_implementation(_register())
-    except (ValueError, ImportError): pass # such a network is padded
+    with suppress(ValueError, ImportError): # such a network is padded
+        net.set_attn_implementation(_register())
     return net.eval().requires_grad_(False)
-
 _ALONE = dict(local_files_only=True, trust_remote_code=False) # unset, it would ask
 
 def load_net(
@@ -351,7 +351,7 @@ def load_net(
     kind: str = 'AutoModel', # class of transformers
     device=None,
 ): # (network, tokenizer)
-    "A network and its tokenizer from a folder: safetensors, no code of strangers"
+    "A network and its tokenizer: safetensors only, no code of strangers"
     import transformers as tf
     was, bar = tf.logging.get_verbosity(), tf.logging.is_progress_bar_enabled()
     tf.logging.set_verbosity_error(); tf.logging.disable_progress_bar()

@@ -53,7 +53,7 @@ class Recipe:
 
 # %% ../../nbs/30b_recipe.ipynb #34e95254
 RECIPES = dict(
-    lora=Recipe(),
+    lora=Recipe(rate=6e-4),
     full=Recipe('full', rate=1.5e-4, dropout=.1, ema=.998, pairs=100_000,
         weights=(('snli', 1.), ('mnli', 1.), ('taxinli', 1.), ('cad_nli', .6),
                  ('conjnli', .2), ('help', .2))),
