@@ -121,8 +121,8 @@ def test_a_hypothesis_just_fits_or_does_not(judge):
 
 
 ODD = dict(surrogate='a lone \ud83d here', rtl='نزل المطر طوال الليل', mixed='\u202eniar\u202c rain', zero_width='ra\u200bin\u200d\ufeff',
-           emoji='🌧👩‍👩‍👧‍👦 all night', combining='e\u0301' * 40, controls='rain\x00\x07\x1b[2J', private='\ue000\U0010ffff', only_marks='¡¿…',
-           specials='[CLS] [SEP] [PAD] [MASK] [UNK]', markup='<script>alert(1)</script>', long_word='x' * 5000)
+           emoji='🌧👩‍👩‍👧‍👦 all night', combining='e\u0301' * 40, controls='rain\x00\x07\x1b[2J', only_marks='¡¿…',
+           specials='[CLS] [SEP] [PAD] [MASK] [UNK]', markup='<script>alert(1)</script>')
 
 
 @pytest.mark.parametrize('name', ODD)
@@ -146,13 +146,23 @@ def test_a_lone_surrogate_counts_as_the_replacement_character(judge):
     assert near(alone(judge, 'rain \ud83d rain', WET), alone(judge, 'rain \ufffd rain', WET))
 
 
+@pytest.mark.parametrize('text', ['\ue000\U0010ffff', 'x' * 5000, '\u200b', '\U0001f327'])
+def test_text_without_a_known_sign_is_no_question(nli, text):
+    "A judge that sees unknown tokens only would answer all the same, and confidently"
+    good = dict(premise=RAIN, hypothesis=WET)
+    status, rows, err = nli([good, dict(premise=text, hypothesis=WET), dict(premise=RAIN, hypothesis=text)])
+    assert status == 1 and 'label' in rows[0] and 'error' in rows[1] and 'error' in rows[2]
+    for line, what in zip(err.strip().splitlines(), ('premise', 'hypothesis'), strict=True): clear(line, f'the {what} holds no sign')
+
+
 @pytest.mark.parametrize('packs', [True, False])
-def test_a_row_of_padding_tokens_only(judge, monkeypatch, packs):
-    "The text may be the padding token itself: what is masked is told by lengths, never by ids"
+def test_a_text_makes_no_marks(judge, monkeypatch, packs):
+    "The names of marks in a text are words, and the row beside it keeps its answer"
     monkeypatch.setattr(judge, 'packs', packs)
     got = judge.score(['[PAD] [PAD] [PAD]', RAIN, '[PAD]'], ['[PAD]', WET, WET])
     assert torch.isfinite(got).all() and near(got[1], alone(judge, RAIN, WET))
-    net, t = judge.net, tokenizer()('[PAD] [PAD] [PAD]', '[PAD]', return_tensors='pt')
+    net, t = judge.net, tokenizer()('[PAD] [PAD] [PAD]', '[PAD]', return_tensors='pt', split_special_tokens=True)
+    assert not set(t['input_ids'][0, 1:-1].tolist()) & {0, 100, 101, 103}
     t['attention_mask'] = torch.ones_like(t['input_ids'])
     with torch.no_grad(): want = torch.softmax(net(**t).logits[0, judge.order], 0)
     assert near(got[0], want.tolist())
