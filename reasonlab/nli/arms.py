@@ -374,7 +374,8 @@ def is_named(
     "Does the text contain a content word of a gold label's sentences?"
     words = {n: set().union(*map(content_words, said)) for n, *said in zip(
         label_set.names, *label_set.sentences, label_set.definitions)}
-    return np.array([any(content_words(r['text']) & words[l] for l in r['labels'])
+    return np.array([any(content_words(r['text']) & words.get(l, set())
+                         for l in r['labels'])
                      for r in rows])
 
 def where(
