@@ -138,6 +138,7 @@ def test_each_distinct_text_is_read_once(cross, monkeypatch):
     "A grid of texts and hypotheses costs as many tokenisations as there are texts, not as there are pairs"
     read, tokenizer = [], cross.reader.tokenizer
     class Counts:
+        unk_token_id = tokenizer.unk_token_id
         def __call__(self, texts, **kw): read.extend(texts); return tokenizer(texts, **kw)
     monkeypatch.setattr(cross.reader, "tokenizer", Counts())
     texts, labels = ["it rained", "the sun shone", "it was late"], ["wet", "dry", "dark", "cold"]
