@@ -379,7 +379,7 @@ def _bench_nli(n, seed, threads, repeats, store):
     from reasonlab.lab.bench_nli import arm_rows, bench_nli, shortfalls, stored_runs
     from reasonlab.lab.reproduce import store_lab
     from reasonlab.lab.scorecard import calibration
-    got = bench_nli(n, threads, repeats, seed)
+    got = bench_nli(n, threads, last=repeats, seed=seed)
     t = Table('pairs', 'arm', 'a second', 'time to ours', 'logits off by', box=None)
     for r in arm_rows(got): t.add_row(r['contest'], r['arm'], f"{r['rate']:,.0f}",
                                       f"{r['over']:.2f}x", f"{r['gap']:.0e}")
@@ -399,7 +399,7 @@ def bench(name: BENCH = 'verify',
               help='Generated chains (1000) or pairs (128).')] = None,
           seed: int = 0,
           threads: Annotated[int, typer.Option(min=1, help='Of nli.')] = 1,
-          repeats: Annotated[int, typer.Option(min=1, help='Turns of nli.')] = 3,
+          repeats: Annotated[int, typer.Option(min=1, help='Turns of nli.')] = 7,
           store: Annotated[bool, typer.Option('--store', help='Keep the run of nli in '
               'data/calibration, which the site shows.')] = False,
           json_: AS_JSON = False, out: OUT = None):
