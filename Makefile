@@ -7,6 +7,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n > 4 ? 4 : n)))
+SPREAD = -n $(JOBS) --dist loadgroup
 
 # Nothing here fetches a model or a data set behind your back.
 export HF_HUB_OFFLINE := 1
@@ -28,13 +30,13 @@ run: .venv/ready  ## the demo at once, then the scorecard at home scale (minutes
 	@echo "The scorecard is in runs/scorecard.html, the book in nbs/ (make lab) and on the site (make site)."
 
 test: .venv/ready  ## every notebook and every test
-	@$(BIN)/python -m pytest tests $(ARGS)
+	@$(BIN)/python -m pytest tests $(SPREAD) $(ARGS)
 
 slow: .venv/ready  ## the cells flagged slow, too
 	@$(BIN)/nbdev-test --flags slow --n-workers 1 --timing
 
 fresh: .venv/ready  ## every notebook in a fresh kernel of its own (nbval): nothing leans on another
-	@$(BIN)/python -m pytest --nbval-lax nbs $(ARGS)
+	@$(BIN)/python -m pytest --nbval-lax nbs -n $(JOBS) --dist loadfile $(ARGS)
 
 fuzz: .venv/ready  ## ten minutes of atheris on each parser of what strangers wrote (ARGS='TARGET --seconds 60')
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install -qq -c constraints.txt atheris
