@@ -134,6 +134,12 @@ class Links(html.parser.HTMLParser):
         self.targets |= {got[k] for k in ("href", "src") if got.get(k)}
 
 
+def test_formulas_are_whole(site):
+    "A display formula inside a paragraph is read as an inline one between two dollars"
+    torn = [name for name in pages() if re.search(r"\$\s*(<[^>]*>\s*)*\\\(|\\\)(\s*<[^>]*>)*\s*\$", (SITE / name).read_text(encoding="utf-8"))]
+    assert not torn, f"put a blank line around the $$ of {torn}"
+
+
 def test_internal_links_lead_somewhere(site):
     "Every href and src of every page exists, and every #fragment is an id there"
     read = {name: Links((SITE / name).read_text(encoding="utf-8")) for name in pages()}
