@@ -1,5 +1,5 @@
 "What strangers send to a judge: texts, label sets, weights, files. Each is answered with one clear line, and its neighbours are served"
-import gzip, io, json, os, pickle, shutil, socket, struct, subprocess, sys, threading
+import gzip, io, json, os, pickle, random, shutil, socket, struct, subprocess, sys, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -306,6 +306,54 @@ def test_spare_rows_in_the_network_are_no_fault(tmp_path):
     assert CrossEncoder.load(save(tmp_path, vocab_size=30_592)).score([RAIN], [WET]).shape == (1, 3)
 
 
+# ---- networks that cannot be packed
+
+UNPACKED = dict(mobilebert=dict(intra_bottleneck_size=16, true_hidden_size=16), convbert={}, fnet={}, nystromformer={}, **{'deberta-v2': {}})
+PADS_FREELY = {'deberta-v2'}  # padding does not change its outputs
+
+
+def small(kind, head=True):
+    "A network of a kind, two layers, random weights"
+    torch.manual_seed(0)
+    size = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=ROOM, pad_token_id=0,
+                vocab_size=30522, embedding_size=32, id2label=NAMES) | UNPACKED[kind]
+    auto = transformers.AutoModelForSequenceClassification if head else transformers.AutoModel
+    net = auto.from_config(transformers.AutoConfig.for_model(kind, **size))
+    for p in net.parameters(): torch.nn.init.normal_(p, std=.3)
+    return net.eval()
+
+
+def said(n=40):
+    rng = random.Random(0)
+    return [' '.join(rng.choices('the a rain sun falls shines on street house very today not'.split(), k=rng.randint(1, 24))) for _ in range(n)]
+
+
+@pytest.mark.parametrize('kind', UNPACKED)
+def test_what_cannot_be_packed_is_scored_as_if_alone(tmp_path, kind):
+    "Against transformers' own forward of one pair; the same pairs in one padded rectangle get other numbers, which the test would see"
+    net, t, pairs = small(kind), tokenizer(), list(zip(said(), said()[::-1]))
+    net.save_pretrained(tmp_path); t.save_pretrained(tmp_path)
+    cross = CrossEncoder.load(tmp_path, budget=100)
+    assert not cross.packs and not cross.asks
+    types = getattr(net.config, 'type_vocab_size', 0) > 1
+    with torch.no_grad():
+        alone = torch.cat([net(**t(*p, return_tensors='pt', return_token_type_ids=types)).logits for p in pairs])
+        padded = net(**t(*map(list, zip(*pairs)), padding=True, return_tensors='pt', return_token_type_ids=types)).logits
+    assert (cross.score(*map(list, zip(*pairs))) - torch.softmax(alone[:, [1, 2, 0]], 1)).abs().max() < 1e-5
+    assert ((padded - alone).abs().max() < 1e-4) == (kind in PADS_FREELY)
+
+
+@pytest.mark.parametrize('kind', UNPACKED)
+def test_states_of_what_cannot_be_packed(kind):
+    from reasonlab.models.encoder import Encoder, mean_of, read_texts, run
+    net, t = small(kind, head=False), tokenizer()
+    types = getattr(net.config, 'type_vocab_size', 0) > 1
+    with torch.no_grad(): want = torch.cat([net(**t(x, return_tensors='pt', return_token_type_ids=types)).last_hidden_state.mean(1) for x in said()])
+    enc = Encoder(net, t, budget=100)
+    got = run(enc, read_texts(enc.reader, said()), lambda p: mean_of(enc(p), p.segment, len(p.starts)))
+    assert not enc.packs and (got - want).abs().max() < 1e-5
+
+
 # ---- weights and models
 
 class Payload:
@@ -600,7 +648,7 @@ def test_order_and_repetition_change_nothing(judge, pairs, data):
 
 @SOME
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=8), st.integers(1, 400), st.booleans(), st.integers(1, 9))
-def test_budget_padding_and_windows_change_nothing(judge, pairs, budget, packs, window):
+def test_budget_packing_and_windows_change_nothing(judge, pairs, budget, packs, window):
     whole, was = judge.results(*map(list, zip(*pairs))), (judge.budget, judge.packs)
     judge.budget, judge.packs = budget, packs
     try: other, parts = judge.results(*map(list, zip(*pairs))), list(judge.stream(iter(pairs), window))

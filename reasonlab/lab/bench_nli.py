@@ -17,8 +17,7 @@ from importlib import metadata
 from pathlib import Path
 import numpy as np
 from ..models.cross import CrossEncoder, PairScorer
-from reasonlab.models.encoder import (DEFAULT, check_model, find_model, forward,
-    read_pairs, run)
+from ..models.encoder import DEFAULT, check_model, find_model, read_pairs, run
 
 # %% ../../nbs/82g_bench_nli.ipynb #15886c85
 def lengths_like(
@@ -102,6 +101,16 @@ def gemm(config, tokens: int = 1024) -> tuple[Callable, float]: # (a pass, its F
     return one, float(2*tokens*sum(l.in_features*l.out_features for l in layers))
 
 # %% ../../nbs/82g_bench_nli.ipynb #7dfc5cef
+def _padded(net, pack):
+    "Logits of a line as one rectangle, filled up with padding"
+    from torch.nn.utils.rnn import pad_sequence
+    own = dict(input_ids=pack.ids, token_type_ids=pack.types,
+               attention_mask=pack.ids*0 + 1)
+    size = [length for n, length in pack.runs for _ in range(n)]
+    fill = dict(input_ids=net.config.pad_token_id or 0)
+    return net(**{k: pad_sequence(x[0].split(size), True, fill.get(k, 0))
+                  for k, x in own.items()}).logits
+
 def our_arms(cross: CrossEncoder, pairs: list) -> dict[str, tuple[Callable, Callable]]:
     "One at a time; sorted and padded; packed, as everybody calls it"
     import torch
@@ -109,8 +118,8 @@ def our_arms(cross: CrossEncoder, pairs: list) -> dict[str, tuple[Callable, Call
     def at(budget, f, *args):
         cross.budget = budget
         return f(*args)
-    def padded(): return run(cross, read_pairs(cross.reader, *both), lambda p: forward(
-        cross.net, p, False).logits, False)
+    def padded(): return run(cross, read_pairs(cross.reader, *both), lambda p: _padded(
+        cross.net, p), False)
     def logits(): return run(cross, read_pairs(cross.reader, *both), cross.logits,
                              False)[:, back]
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Does this follow from that? Any cross-encoder as a judge, its labels read by name
+"""Does this follow from that? A cross-encoder as a judge, if its labels can be told by name
 
 Docs: https://reasonlab.github.io/reasonlab/cross.html.md"""
 
@@ -182,7 +182,7 @@ class CrossEncoder(PairScorer):
 def logits(self, pack: Pack): # Float[Tensor, "n labels"], in the order of `labels`
     "Of each pair in a line"
     self.starts = pack.starts if self.packs else None
-    try: return forward(self.net, pack, self.packs).logits[:, self.order]
+    try: return forward(self.net, pack, self.packs, 'logits')[:, self.order]
     finally: self.starts = None
 
 def load(cls, name: str, device=None, budget: int | None = None):
@@ -202,7 +202,7 @@ def _proven(cross):
         with torch.no_grad():
             line = cross.logits(pack_items(items, cross.device))
             alone = torch.cat([forward(cross.net, pack_items([i], cross.device),
-                                       False).logits[:, cross.order] for i in items])
+                                       False, 'logits')[:, cross.order] for i in items])
         return line.shape == alone.shape and bool((line - alone).abs().max() < 1e-4)
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
         return False

@@ -318,30 +318,30 @@ def device_of(name: str | None = None): # -> torch.device
     if name == 'auto': name = 'cuda' if torch.cuda.is_available() else 'cpu'
     return torch.device(name)
 
-def _pad(pack, x, fill=0):
-    "[1, t] -> [n, longest]"
-    import torch
-    rows = torch.split(x[0], [l for n, l in pack.runs for _ in range(n)])
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
-
 def forward(
     net, pack: Pack,
-    packs: bool, # as a line, or as the padded rectangle of the same items
-    **kw,
-): # whatever the network gives
+    packs: bool, # as one line, or items of one length at a time
+    want: str = 'last_hidden_state', # or logits
+): # Float[Tensor, "t d"] of the line's tokens, or Float[Tensor, "n labels"]
     "A network of transformers on the items of a line"
-    types = getattr(net.config, 'type_vocab_size', 0) > 1
-    own, shift = dict(token_type_ids=pack.types) if types else {}, _shift(net)
-    if packs: return net(input_ids=pack.ids, position_ids=pack.positions + shift,
-                         runs=pack.runs, **own, **kw)
-    own = {k: _pad(pack, v) for k, v in own.items()}
-    return net(input_ids=_pad(pack, pack.ids, net.config.pad_token_id or 0), **own,
-               attention_mask=_pad(pack, pack.ids*0 + 1), **kw)
+    import torch
+    own = dict(input_ids=pack.ids)
+    if getattr(net.config, 'type_vocab_size', 0) > 1: own |= dict(
+        token_type_ids=pack.types)
+    if packs: calls = [own | dict(runs=pack.runs,
+                                  position_ids=pack.positions + _shift(net))]
+    else:
+        own |= dict(attention_mask=torch.ones_like(pack.ids))
+        cut = [n*length for n, length in pack.runs]
+        parts = zip(*(x[0].split(cut) for x in own.values()))
+        calls = [dict(zip(own, (x.view(shape) for x in p)))
+                 for p, shape in zip(parts, pack.runs)]
+    return torch.cat([getattr(net(**c), want).flatten(0, -2) for c in calls])
 
 # %% ../../nbs/20_encoder.ipynb #12b1695f
 def _ready(net):
     "Frozen, evaluating, with packed attention where the model allows it"
-    with suppress(ValueError, ImportError): # such a network is padded
+    with suppress(ValueError, ImportError): # such a network is not packed
         net.set_attn_implementation(_register())
     return net.eval().requires_grad_(False)
 _ALONE = dict(local_files_only=True, trust_remote_code=False) # unset, it would ask
@@ -404,9 +404,7 @@ class Encoder:
 
     def __call__(self, pack: Pack): # Float[Tensor, "t d"]
         "Last hidden states"
-        out = forward(self.net, pack, self.packs).last_hidden_state
-        if self.packs: return out[0]
-        return out[_pad(pack, pack.ids*0 + 1).bool()]
+        return forward(self.net, pack, self.packs)
 
 # %% ../../nbs/20_encoder.ipynb #4d46a7c8
 def _proven(encoder):
