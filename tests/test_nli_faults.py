@@ -113,6 +113,43 @@ def test_of_a_hundred_thousand_tokens_only_the_premise_is_cut(nli, judge, folder
     assert near(rows[0]['probs'].values(), want.tolist())
 
 
+def test_classify_tells_what_was_cut_and_why_there_is_no_answer(judge, monkeypatch, tmp_path):
+    "In the rows, beside the text in the table, on the page, and in one line; the reason is the judge's own"
+    monkeypatch.setattr(cli_nli, 'judge_of', lambda name, device=None: judge)
+    long, page = 'rain sun ' * 200, tmp_path/'page.html'
+    texts = '\n'.join(json.dumps(dict(text=t)) for t in (RAIN, long, '\ue000', RAIN))
+    ask = ['classify', '-', '--labels', 'sun,rain']
+    status, out, err = lab(*ask, '--json', '--report', page, stdin=texts)
+    rows = list(map(json.loads, out.splitlines()))
+    want = max(judge.results([long], [f'This text is about {w}.']).cut[0] for w in ('sun', 'rain'))
+    assert status == 1 and [r.get('cut') for r in rows] == [None, want, None, None] and want > 200
+    assert 'holds no sign that the model knows' in rows[2]['error'] and 'holds no sign that the model knows' in err
+    assert f'1 text was cut to the {ROOM} tokens that the judge reads: {want} tokens were left out' in err
+    assert f'{want} tokens of the text were not read' in page.read_text() and 'holds no sign' in page.read_text()
+    table = ' '.join(lab(*ask, stdin=texts)[1].split())
+    assert 'cut]' in table and str(want) in table and 'no sign' in table
+    pair_ = json.dumps(dict(premise=long, hypothesis=WET))
+    assert 'cut]' in lab('nli', '-', stdin=pair_)[1] and 'tokens were left out' in lab('nli', '-', stdin=pair_)[2]
+
+
+def test_a_hypothesis_too_long_for_the_judge_is_named_in_classify(judge, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli_nli, 'judge_of', lambda name, device=None: judge)
+    (tmp_path/'labels.json').write_text(json.dumps(dict(a='It rained.', b='so ' * 200)))
+    status, out, _ = lab('classify', '-', '--json', '--labels-file', tmp_path/'labels.json', stdin=json.dumps(dict(text=RAIN)))
+    error = json.loads(out)['error']
+    assert status == 1 and '200 tokens' in error and 'shorten' in error and '(asked: so so' in error
+
+
+@pytest.mark.parametrize('given,why', [(dict(names=['a', 'b'], definitions=dict(a='x', b=3)), "the definition of 'b' is a text"), (dict(a='x', b=3), "'b' needs a sentence"),
+                                       (3, 'look like'), (dict(names=3), 'type int'), (dict(names=['a', 'b'], templates=3), '')])
+def test_a_label_file_with_a_fault_is_named(tmp_path, given, why):
+    p = tmp_path/'labels.json'
+    p.write_text(json.dumps(given))
+    status, out, err = lab('classify', '-', '--labels-file', p, stdin=json.dumps(dict(text=RAIN)))
+    assert status == 2 and not out
+    clear(err, 'labels.json: ', why)
+
+
 def test_a_hypothesis_just_fits_or_does_not(judge):
     "The longest hypothesis leaves one token of the premise"
     most = ROOM - 3 - 1
@@ -550,7 +587,7 @@ def test_a_bad_row_of_a_file_costs_only_itself(nli, judge, name):
 
 
 @pytest.mark.parametrize('given,why', [(b'', 'is empty'), (b' \n\n', 'is empty'), (b'\xff\xfe{\0', 'UTF-16'), (b'PK\x03\x04', 'zip'),
-                                       (b'\x80\x04\x95rest', 'pickle'), (b'just words', 'neither JSON nor a table'), (gzip.compress(PAIR)[:20], 'damaged')])
+                                       (b'\x80\x04\x95rest', 'pickle'), (b'just words', 'neither JSON nor a table'), (gzip.compress(PAIR, mtime=0)[:20], 'damaged')])
 def test_a_file_that_is_no_rows(nli, given, why):
     status, rows, err = nli(given)
     assert status == 2 and not rows

@@ -198,9 +198,29 @@ def test_situation_without_any_label_is_out_of_domain():
 
 @pytest.mark.parametrize("labels,why", [(["a"], "single"), ([], "single"), (["a", "a"], "twice"), ("a,b", "list"),
                                         (["a\tb", "c"], "tab"), (["a\nb", "c"], "newline"), (["a", "  "], "not empty"),
-                                        ({"a": "x", "b": 3}, "sentence")])
+                                        ({"a": "x", "b": 3}, "sentence"), ({"a", "b"}, "no order, try sorted"), (frozenset("ab"), "no order"),
+                                        ((n for n in "ab"), "type generator"), (None, "type NoneType"), (3, "type int")])
 def test_bad_label_sets_are_refused(labels, why):
     with pytest.raises(ValueError, match=why): zero_shot.classify("text", labels, LexicalJudge())
+
+
+@pytest.mark.parametrize("kw,why", [(dict(definitions={"a": "x", "b": 3}), "definition of 'b' is a text that is not empty, not 3"),
+                                    (dict(definitions={"a": "x", "b": " "}), "definition of 'b'"), (dict(definitions=["x", "y"]), "by name"),
+                                    (dict(words={"a": 3}), "word of 'a'"), (dict(definitions={"a": "x"}), "no definition of 'b'")])
+def test_what_a_label_says_is_a_text(kw, why):
+    with pytest.raises(ValueError, match=why): label_set(["a", "b"], **kw)
+
+
+def test_a_judge_may_be_named(monkeypatch, tmp_path):
+    "By name, by the setting, by itself; anything else is refused before a text is read"
+    from reasonlab.nli import judge
+    asked = []
+    monkeypatch.setattr(judge, "load_judge", lambda name: asked.append(str(name)) or LexicalJudge())
+    zero_shot._standing.cache_clear()
+    got = [zero_shot.classify("Food came.", ["food", "water"], j) for j in ("default", tmp_path, None, None, LexicalJudge())]
+    zero_shot._standing.cache_clear()
+    assert got == got[:1] * 5 and got[0]["labels"] == ["food"] and asked == ["default", str(tmp_path), "default"]
+    with pytest.raises(TypeError, match="a judge is a name, or has score"): zero_shot.classify("Food came.", ["food", "water"], 3)
 
 
 def test_a_bad_row_costs_no_other():
@@ -303,17 +323,29 @@ class Results:
     def results(self, premises, hypotheses):
         from types import SimpleNamespace
         p = np.full((len(premises), len(self.labels)), 1 / len(self.labels))
-        p[[t == "bad" for t in premises]] = np.nan
-        return SimpleNamespace(probs=p, labels=self.labels)
+        lost = [t == "bad" or t == "half" and "b" in h for t, h in zip(premises, hypotheses)]
+        p[lost] = np.nan
+        return SimpleNamespace(probs=p, labels=self.labels, errors={i: f"it is {premises[i]}" for i in np.flatnonzero(lost)},
+                               cut=[len(h) if t == "long" else 0 for t, h in zip(premises, hypotheses)])
 
     def score(self, premises, hypotheses): raise ValueError("a pair has no answer")
 
 
 @pytest.mark.parametrize("labels", [("entailment", "neutral", "contradiction"), ("entailment", "not_entailment")])
 def test_a_pair_without_answer_costs_its_row_only(labels):
-    got = zero_shot.classify_rows([{"text": "good"}, {"text": "bad"}], ["a", "b"], Results(labels))
-    assert got[0]["scores"]["a"] == round(1 / len(labels), 4) and "no number" in got[1]["error"]
-    with pytest.raises(ValueError, match="text 2"): score(Results(labels), ["good", "bad"], label_set(["a", "b"]))
+    s = {"a": "x", "b": "b?"}
+    got = zero_shot.classify_rows([{"text": t} for t in ("good", "bad", "half", "good")], s, Results(labels))
+    assert got[0]["scores"]["a"] == round(1 / len(labels), 4) and got[3] == got[0] | {"id": "4"}
+    assert [r.get("error") for r in got] == [None, "it is bad", "it is half (asked: b?)", None]  # the judge's words
+    with pytest.raises(ValueError, match="text 2: it is bad. Leave it out"): score(Results(labels), ["good", "bad"], label_set(["a", "b"]))
+
+
+def test_what_was_cut_is_told():
+    "Under the longest hypothesis; nothing is said where nothing was cut"
+    s = {"a": "x", "b": "four"}
+    got = zero_shot.classify_rows([{"text": "long"}, {"text": "good"}, {"text": "long"}], s, Results())
+    assert [r.get("cut") for r in got] == [4, None, 4]
+    assert zero_shot.classify("long", s, Results())["cut"] == 4 and "cut" not in zero_shot.classify("good", s, Results())
 
 
 def test_no_contradiction_where_a_judge_tells_none():

@@ -107,9 +107,8 @@ def _padded(net, pack):
     own = dict(input_ids=pack.ids, token_type_ids=pack.types,
                attention_mask=pack.ids*0 + 1)
     size = [length for n, length in pack.runs for _ in range(n)]
-    fill = dict(input_ids=net.config.pad_token_id or 0)
-    return net(**{k: pad_sequence(x[0].split(size), True, fill.get(k, 0))
-                  for k, x in own.items()}).logits
+    own = {k: pad_sequence(x[0].split(size), True) for k, x in own.items()}
+    return net(**own).logits
 
 def our_arms(cross: CrossEncoder, pairs: list) -> dict[str, tuple[Callable, Callable]]:
     "One at a time; sorted and padded; packed, as everybody calls it"

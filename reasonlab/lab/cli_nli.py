@@ -98,13 +98,14 @@ def deliver(
     table: Callable, # from pairs to a table for people
     as_json: bool, out: Path | None,
     keep: int = 0, # pairs that are kept for a page
-) -> tuple[list, Counter]: # first pairs; how many rows, errors, cut, of each label
+) -> tuple[list, Counter]: # first pairs; rows, errors, cut, tokens, of each label
     "Write results; count them on the way"
     as_json = as_json or (out is not None and out.suffix in ('.jsonl', '.json'))
     kept, count = [], Counter()
     with _opened(out) as f:
         for pair in pairs:
             count.update(_tags(pair[1]))
+            if 'cut' in pair[1]: count['tokens'] += pair[1]['cut']
             if as_json: f.write(json.dumps(pair[1], allow_nan=False) + '\n')
             if not as_json or len(kept) < keep: kept.append(pair)
         if not as_json: _console(file=f, width=100 if out else None).print(table(kept))
@@ -157,12 +158,21 @@ def three_bars(
                                                             SIGNS[k][1])
     return bar.append(f" {max(probs.values()):.2f}")
 
+# %% ../../nbs/82f_cli_nli.ipynb #08706070
+def _of(n, word): return f"{n:,} {word}{'s'*(n != 1)}"
+
+def _cell(row, field, most, cut=0):
+    "A text in a table, and what of it was not read"
+    t = Text(shown(row.get(field, ''), most))
+    return t.append(f' [{_of(cut, "token")} cut]', 'dim') if cut else t
+
 def nli_table(pairs: list) -> Table: # (input row, output row)
     "One line for each pair"
     t = Table('id', 'premise', 'hypothesis', 'label', box=None)
     t.add_column('█ entails · ▒ contradicts', no_wrap=True)
     for row, r in pairs:
-        texts = [Text(shown(row.get(k, ''), 120)) for k in ('premise', 'hypothesis')]
+        texts = (_cell(row, 'premise', 120, r.get('cut')),
+                 _cell(row, 'hypothesis', 120))
         if 'error' in r: end = Text('error', 'red'), Text(shown(r['error'], 120))
         else:
             sign, colour, _ = SIGNS[r['label']]
@@ -197,13 +207,16 @@ def _failed(texts, r):
                 note=clean(r['error']), bars=[])
 
 # %% ../../nbs/82f_cli_nli.ipynb #4d684dfa
+def _cut(r, what): # a note
+    return f"{_of(r['cut'], 'token')} of the {what} were not read" if 'cut' in r else ''
+
 def nli_card(row: dict, r: dict) -> dict: # input row, output row
     "A pair for the page"
     texts = [_part(k, row.get(k, '')) for k in ('premise', 'hypothesis')]
     if 'error' in r: return _failed(texts, r)
-    note = f"{r['cut']:,} tokens of the premise were cut" if 'cut' in r else ''
-    return dict(id=clean(r['id']), texts=texts, kind=r['label'], note=note,
-        sign=SIGNS[r['label']][0], word=r['label'].replace('_', ' '),
+    return dict(id=clean(r['id']), texts=texts, kind=r['label'],
+        note=_cut(r, 'premise'), sign=SIGNS[r['label']][0],
+        word=r['label'].replace('_', ' '),
         bars=_bars(r['probs'], str, [r['label']]))
 
 def save_page(page: str, path: Path) -> None:
@@ -216,7 +229,7 @@ def save_page(page: str, path: Path) -> None:
 
 # %% ../../nbs/82f_cli_nli.ipynb #d241ad7c
 MODEL = Annotated[Optional[str], typer.Option('--model', metavar='NAME',
-    help='default, a folder, or a hub id of any cross-encoder for NLI.')]
+    help='default, or a folder or hub id of a cross-encoder that names its labels.')]
 FAIL_ON = Annotated[Optional[str], typer.Option('--fail-on', metavar='LABEL',
     help='Exit with status 3 when a pair has this label, such as contradiction.')]
 PAIRS = (dict(id='wet', premise='It rained all night.',
@@ -230,10 +243,10 @@ def _example(rows): print(*map(json.dumps, rows), sep='\n')
 
 def _window(judge): return 1024 if 'cuda' not in str(judge.device) else 16_384
 
-def _say_cut(count, judge):
+def _say_cut(count, judge, what='premise'):
     n, room = count['cut'], getattr(getattr(judge, 'reader', None), 'max_length', '')
-    if n: _err().print(f"{n:,} premise{'s were' if n > 1 else ' was'} cut to the "
-                       f'{room} tokens that the judge reads; --json says by how much')
+    if n: _err().print(f"{_of(n, what)} {'were' if n > 1 else 'was'} cut to the {room} "
+        f"tokens that the judge reads: {_of(count['tokens'], 'token')} were left out")
 
 # %% ../../nbs/82f_cli_nli.ipynb #96f1dabe
 @app.command(rich_help_panel='Check')
@@ -265,8 +278,6 @@ def nli(file: FILE = None, json_: AS_JSON = False, out: OUT = None,
     _end(count, fail_on)
 
 # %% ../../nbs/82f_cli_nli.ipynb #aee02b5a
-def _of(n, word): return f"{n:,} {word}{'s'*(n != 1)}"
-
 def _nli_report(kept, count, judge, path):
     "The page of `reasonlab nli`"
     n = count['rows']
@@ -288,30 +299,33 @@ def read_labels(
     template: str | None = None, # 'This text is about {}.'
 ): # a `LabelSet`
     "Labels from the command line; a `ValueError` says what is wrong with them"
-    from reasonlab.nli.label_sets import label_set
-    from reasonlab.nli.zero_shot import as_label_set
     if bool(labels) == bool(path): raise ValueError(
         'labels come from --labels a,b or from --labels-file PATH, one of them')
-    given = [n.strip() for n in labels.split(',')] if labels else _label_file(path)
-    wording = dict(template=template) if template else {}
+    if labels: return _label_set([n.strip() for n in labels.split(',')], template)
+    try: return _label_set(_label_file(path), template)
+    except (ValueError, TypeError) as e: raise ValueError(
+        f'{shown(path, 300)}: {shown(e, 800)}') from e
+
+def _label_set(given, template):
+    "Labels in one of the three forms of a file"
+    from reasonlab.nli.label_sets import label_set
+    from reasonlab.nli.zero_shot import as_label_set
     if isinstance(given, dict) and 'names' in given:
         if template: given = given | dict(templates=template)
         odd = set(given) - {'names', 'templates', 'words', 'definitions', 'none'}
-        if odd: raise ValueError(f'{path}: {shown(sorted(odd)[0])} is none of {FORMS}')
+        if odd: raise ValueError(f'{shown(sorted(odd)[0])} is none of {FORMS}')
         return label_set(**given)
-    if isinstance(given, list): return as_label_set(given, **wording)
-    if not isinstance(given, dict): raise ValueError(
-        f'{path}: labels look like {FORMS}')
-    return as_label_set(given)
+    if not isinstance(given, (list, dict)): raise ValueError(
+        f'labels look like {FORMS}')
+    return as_label_set(given, **dict(template=template) if template else {})
 
 # %% ../../nbs/82f_cli_nli.ipynb #201dc283
 def _label_file(path):
     "The JSON value of a file"
     try: return json.loads(path.read_text(encoding='utf-8-sig'))
-    except OSError as e: raise ValueError(
-        f'{path}: cannot be opened ({e.strerror})') from e
+    except OSError as e: raise ValueError(f'cannot be opened ({e.strerror})') from e
     except ValueError as e: raise ValueError(
-        f'{path} is no JSON ({shown(e)}); labels look like {FORMS}') from None
+        f'is no JSON ({shown(e)}); labels look like {FORMS}') from None
 
 # %% ../../nbs/82f_cli_nli.ipynb #a36feacb
 def class_rows(
@@ -319,18 +333,18 @@ def class_rows(
     labels, # a `LabelSet`
     judge, # a `core.Judge`
     multi: bool = False, # all labels above one half, perhaps none
-) -> list[dict]: # labels, scores; or error
+) -> list[dict]: # labels, scores, and cut where the text was; or error
     "What `reasonlab classify` writes for some rows"
     from reasonlab.nli.zero_shot import classify_rows
     got = classify_rows(rows, labels, judge, multi, bool(labels.definitions))
-    keep = 'labels', 'scores', 'error'
+    keep = 'labels', 'scores', 'cut', 'error'
     return [{k: r[k] for k in keep if r.get(k) is not None} for r in got]
 
 def class_table(pairs: list) -> Table: # (input row, output row)
     "One line for each text"
     t = Table('id', 'text', 'labels', 'scores', box=None)
     for row, r in pairs:
-        text = Text(shown(row.get('text', ''), 160))
+        text = _cell(row, 'text', 160, r.get('cut'))
         if 'error' in r: end = Text('error', 'red'), Text(shown(r['error'], 120))
         else: end = Text(', '.join(map(shown, r['labels'])) or '(none)', 'green'), Text(
             '  '.join(f'{shown(k, 20)} {p:.2f}' for k, p in sorted(
@@ -345,7 +359,8 @@ def class_card(row: dict, r: dict) -> dict: # input row, output row
     if 'error' in r: return _failed(texts, r)
     said, scores = r['labels'], sorted(r['scores'].items(), key=lambda x: -x[1])
     return dict(id=clean(r['id']), texts=texts, kind='label' if said else 'none',
-        note='', sign='✓' if said else '~', word=clean(', '.join(said) or 'none'),
+        note=_cut(r, 'text'), sign='✓' if said else '~',
+        word=clean(', '.join(said) or 'none'),
         bars=_bars(dict(scores), lambda k: 'label' if k in said else 'none', said))
 
 # %% ../../nbs/82f_cli_nli.ipynb #6cfa998d
@@ -392,11 +407,13 @@ def _classify(file, labels, judge, multi, where):
     got = answer_stream(file, lambda rows: class_rows(rows, labels, judge, multi),
                         max(64, _window(judge)//len(labels)))
     kept, count = deliver(got, class_table, json_, out, KEPT*bool(report))
+    _say_cut(count, judge, 'text')
     if report:
         tally = [('label', '✓', clean(k), count[k,]) for k in labels.names]
         n, cards = count['rows'], [class_card(*p) for p in kept[:KEPT]]
         tally.append(('error', '!', 'not read', count['error']))
         lead = f"{_of(n, 'text')}: which of {', '.join(labels.names)}?"
+        if count['cut']: lead += f" {_of(count['cut'], 'text')} had to be cut."
         save_page(bars_page(cards, tally, 'Texts, labelled', lead,
                             f'Judge: {judge.name}.', n - len(cards)), report)
     _end(count)

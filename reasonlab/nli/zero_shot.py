@@ -9,10 +9,12 @@ __all__ = ['STUDY', 'MAKERS', 'as_label_set', 'decide', 'text_error', 'classify_
 
 # %% ../../nbs/31_zero_shot.ipynb #1849276f
 from functools import cache
+from pathlib import Path
 import numpy as np
 from ..claims import Study
+from ..core import settings
 from .arms import HALF_CLAIMS, REAL_CLAIMS, STATISTICS, observe_real
-from .label_sets import LabelSet, grouped, label_set, score
+from .label_sets import LabelSet, answers_of, grouped, label_set
 from .rules import situation
 from .topics import WORLD_CLAIMS, observe_world
 
@@ -42,10 +44,19 @@ def decide(
 
 # %% ../../nbs/31_zero_shot.ipynb #bf3fe74f
 @cache
-def _shipped_judge():
-    "The judge of the package, loaded once"
+def _standing(name):
+    "The judge of the setting, loaded once"
     from reasonlab.nli.judge import load_judge
-    return load_judge()
+    return load_judge(name)
+
+def _judge_of(judge):
+    "A judge, by itself or by name"
+    if judge is None: return _standing(settings().judge)
+    if isinstance(judge, (str, Path)):
+        from reasonlab.nli.judge import load_judge
+        return load_judge(judge)
+    if callable(getattr(judge, 'score', None)): return judge
+    raise TypeError(f'a judge is a name, or has score(premises, hypotheses): {judge!r}')
 
 def text_error(
     row: dict,
@@ -59,10 +70,10 @@ def text_error(
 def classify_rows(
     rows: list[dict], # text, perhaps id
     labels, # names, {name: sentence} or a `LabelSet`
-    judge=None, # a `core.Judge`; by default the shipped one
+    judge=None, # a `core.Judge`, or a name as in `load_judge`; None: the setting
     multi: bool = False, # all labels above one half, perhaps none
     definitions: bool = False, # use the definitions of the label set, too
-) -> list[dict]: # id, labels, scores; or id, error
+) -> list[dict]: # id, labels, scores, and cut where the text was; or id, error
     "Classify the rows of a file; a bad row is reported and the rest goes on"
     s = as_label_set(labels)
     ids = [str(r.get('id', i + 1)) if isinstance(r, dict) else str(i + 1)
@@ -70,31 +81,31 @@ def classify_rows(
     out = [dict(id=i, error=text_error(r)) for i, r in zip(ids, rows)]
     good = [i for i, o in enumerate(out) if o['error'] is None]
     if not good: return out
-    p, of = score(judge or _shipped_judge(), [rows[i]['text'] for i in good], s,
-                  0, definitions, gaps=True)
-    G = grouped(p, of, len(s))
-    for i, g, said in zip(good, G, decide(G, s, multi)):
-        if not np.isfinite(g).all():
-            out[i] = dict(id=ids[i], error='the judge gave no number'); continue
+    texts = [rows[i]['text'] for i in good]
+    got = answers_of(_judge_of(judge), texts, s, 0, definitions)
+    G = grouped(got.p, got.of, len(s))
+    for k, (i, said) in enumerate(zip(good, decide(G, s, multi))):
+        if k in got.errors: out[i] = dict(id=ids[i], error=got.errors[k]); continue
         out[i] = dict(id=ids[i], labels=said, scores={
-            n: round(float(x), 4) for n, x in zip(s.names, g)})
+            n: round(float(x), 4) for n, x in zip(s.names, G[k])})
+        if got.cut[k]: out[i]['cut'] = got.cut[k]
     return out
 
 # %% ../../nbs/31_zero_shot.ipynb #712cd23e
 def classify(
     texts, # one text or a list
     labels, # names, {name: sentence} or a `LabelSet`
-    judge=None, # a `core.Judge`; by default the shipped one
+    judge=None, # a `core.Judge`, or a name as in `load_judge`; None: the setting
     multi: bool = False,
     definitions: bool = False,
-): # dict(labels, scores), or a list of them
+): # dict(labels, scores), or a list of them; with cut, where a text was
     "Label texts without examples: does the text entail the label?"
     one = isinstance(texts, str)
     rows = [dict(text=t) for t in ([texts] if one else texts)]
     got = classify_rows(rows, labels, judge, multi, definitions)
     bad = next((r for r in got if 'error' in r), None)
     if bad: raise ValueError(f"text {bad['id']}: {bad['error']}")
-    out = [dict(labels=r['labels'], scores=r['scores']) for r in got]
+    out = [{k: v for k, v in r.items() if k != 'id'} for r in got]
     return out[0] if one else out
 
 # %% ../../nbs/31_zero_shot.ipynb #c7c5db46
