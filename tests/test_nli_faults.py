@@ -1,5 +1,5 @@
 "What strangers send to a judge: texts, label sets, weights, files. Each is answered with one clear line, and its neighbours are served"
-import gzip, io, json, os, pickle, random, shutil, socket, struct, subprocess, sys, threading
+import gzip, hashlib, io, json, os, pickle, random, shutil, socket, struct, subprocess, sys, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -694,3 +694,103 @@ def test_budget_packing_and_windows_change_nothing(judge, pairs, budget, packs, 
     assert ['error' in r for r in parts] == [i in whole.errors for i in range(len(pairs))]
     for i, r in enumerate(parts):
         if 'error' not in r: assert list(r['probs'].values()) == pytest.approx(whole.probs[i].tolist(), abs=1e-5)
+
+
+# ---- a judge of our own in a folder
+
+@pytest.fixture(params=['lora', 'full'])
+def ours(request, tmp_path):
+    "A folder as `make_judge` writes it, after three updates, and the judge that is in it"
+    from dataclasses import replace
+    from types import SimpleNamespace
+    from reasonlab.nli import recipe
+    from reasonlab.nli.judge import load_adapter
+    rows = [dict(set='ours', premise=RAIN, hypothesis=h, label=l) for h, l in zip((WET, 'It was dry.', 'He was late.'), LABELS)]
+    short = replace(recipe.RECIPES['smoke'], name=request.param, pairs=24, layers=2, weights=(('ours', 1.),))
+    recipe.make_judge(short, tmp_path/'run', tmp_path/'out', SimpleNamespace(train=rows*8, dev=rows))
+    return tmp_path/'out', load_adapter(tmp_path/'out', 'cpu')
+
+
+WEIGHTS = dict(lora='adapter_model.safetensors', full='deltas.safetensors')
+
+
+def mend(folder, **kw):
+    "Another judge.json"
+    about = json.loads((folder/'judge.json').read_text()) | kw
+    (folder/'judge.json').write_text(json.dumps({k: v for k, v in about.items() if v is not None}))
+    return about
+
+
+def refused(folder, *parts):
+    status, out, err = lab('nli', '--model', folder, '-', stdin=json.dumps(dict(premise=RAIN, hypothesis=WET)))
+    assert status == 2 and not out
+    clear(err, *parts)
+
+
+def test_a_judge_that_lost_or_found_a_tensor_is_refused(ours):
+    "By the tensor's name; what a loader leaves out silently would be another judge. The head, too"
+    from safetensors.torch import load_file, save_file
+    from reasonlab.nli.judge import load_adapter
+    folder, judge = ours
+    for name in (WEIGHTS[judge.about['kind']], 'head.safetensors'):
+        path = folder/name
+        own, sound = load_file(path), path.read_bytes()
+        first = sorted(own)[0]
+        for edit, said in (({k: v for k, v in own.items() if k != first}, first), (own | {'spare.weight': own[first].clone()}, 'spare.weight'),
+                           ({k: v for k, v in own.items() if k != first} | {first + 's': own[first]}, first)):
+            save_file(edit, path)
+            refused(folder, str(folder), said)
+        save_file(own | {first: own[first].flatten()[:1].clone()}, path)
+        refused(folder, str(folder))
+        path.write_bytes(sound)
+    assert torch.equal(load_adapter(folder, 'cpu').score([RAIN], [WET]), judge.score([RAIN], [WET]))
+
+
+def test_a_full_judge_of_before_is_held_to_its_recipe(ours):
+    "Its judge.json names no tensors, but says how many layers moved"
+    from safetensors.torch import load_file, save_file
+    from reasonlab.nli.judge import load_adapter
+    folder, judge = ours
+    mend(folder, tensors=None)
+    assert torch.equal(load_adapter(folder, 'cpu').score([RAIN], [WET]), judge.score([RAIN], [WET]))
+    if judge.about['kind'] == 'lora': return
+    assert len(judge.about['tensors']) == 32
+    own = load_file(folder/'deltas.safetensors')
+    gone = own.pop('encoder.layer.5.output.dense.weight')
+    save_file(own, folder/'deltas.safetensors')
+    refused(folder, 'lacks 1 tensor (encoder.layer.5.output.dense.weight)')
+    save_file(own | {'encoder.layer.5.output.dense.weight': gone, 'encoder.layer.0.output.dense.bias': torch.zeros(384)}, folder/'deltas.safetensors')
+    refused(folder, 'has no place for 1 tensor (encoder.layer.0.output.dense.bias)')
+
+
+def test_a_judge_on_another_encoder_is_refused(ours, tmp_path):
+    "By the hash of its weights, where they are another version in the same place; the remedy works"
+    from safetensors.torch import load_file, save_file
+    from reasonlab.nli.judge import load_adapter
+    folder, judge = ours
+    home = find_model(DEFAULT)
+    assert judge.about['encoder_sha256'] == hashlib.sha256((home/'model.safetensors').read_bytes()).hexdigest()
+    mend(folder, encoder_sha256='0' * 64)
+    refused(folder, str(folder), DEFAULT, 'not the weights that were promised', 'not 000000000000', '"encoder" in judge.json')
+    mine = Path(shutil.copytree(home, tmp_path/'mine', symlinks=False))
+    own = load_file(mine/'model.safetensors')
+    own['encoder.layer.0.output.dense.bias'] += .01
+    (mine/'model.safetensors').unlink()
+    save_file(own, mine/'model.safetensors', {'format': 'pt'})
+    mend(folder, encoder=str(mine), encoder_sha256=judge.about['encoder_sha256'])
+    refused(folder, str(mine), 'not the weights that were promised')
+    (mine/'model.safetensors').unlink()
+    shutil.copy(home/'model.safetensors', mine/'model.safetensors')
+    assert torch.equal(load_adapter(folder, 'cpu').score([RAIN], [WET]), judge.score([RAIN], [WET]))
+
+
+@pytest.mark.parametrize('kw', [dict(encoder_sha256=3), dict(recipe=[1]), dict(recipe=dict(layers='2')), dict(tensors='all'), dict(tensors=[1])])
+def test_a_judge_json_with_nonsense_is_refused(tmp_path, kw):
+    (tmp_path/'judge.json').write_text(json.dumps(dict(encoder=DEFAULT, kind='full', temperature=1.) | kw))
+    refused(tmp_path, f'judge.json: {next(iter(kw))} is missing or wrong')
+
+
+def test_no_pairs_give_no_answers(judge):
+    from reasonlab.nli.judge import judge as ask
+    assert [tuple(ask(*x, judge).probs.shape) for x in (([], 'x'), ('x', []), ([], []), (['x'], []), ('x', ['a', 'b']))] == [(0, 3)]*4 + [(2, 3)]
+    with pytest.raises(ValueError, match='they are pairs'): ask(['a', 'b'], [], judge)

@@ -96,15 +96,18 @@ def save_judge(
         from safetensors.torch import load_file
         path = folder/'adapter_model.safetensors'
         write_atomic(path, save(half(load_file(path))))
-    else: write_atomic(folder/'deltas.safetensors', save(half(_deltas(model.net))))
+    else:
+        deltas = _deltas(model.net, about['encoder'])
+        write_atomic(folder/'deltas.safetensors', save(half(deltas)))
+        about = about | dict(tensors=sorted(deltas))
     text = json.dumps(about, indent=1, sort_keys=True, allow_nan=False)
     write_atomic(folder/'judge.json', text + '\n')
     return folder
 
 # %% ../../nbs/30_judge.ipynb #d98c6bb1
-def _deltas(net):
-    "What training changed in the layers"
-    start = Encoder.load(device='cpu').net.state_dict()
+def _deltas(net, name):
+    "What training changed in the layers of an encoder"
+    start = Encoder.load(name, device='cpu').net.state_dict()
     return {k: v.cpu() - start[k] for k, v in net.state_dict().items()
             if k.startswith('encoder.layer.') and not torch_equal(v.cpu(), start[k])}
 
@@ -120,21 +123,41 @@ def _read(path):
     check_safetensors(path)
     return {k: v.float() for k, v in load_file(path).items()}
 
-def _adapted(encoder, folder, kind):
-    "The adapter, merged into the encoder in place"
-    if kind == 'full':
-        own = encoder.net.state_dict()
-        deltas = _read(folder/'deltas.safetensors')
-        odd = [k for k, v in deltas.items() if k not in own or own[k].shape != v.shape]
-        if odd: raise BadModel(
-            f'{folder}: {shown(odd[0])} fits no weight of the encoder')
-        for k, v in deltas.items(): own[k] += v.to(own[k].device)
-        return encoder
-    from peft import PeftModel
-    check_safetensors(folder/'adapter_model.safetensors')
-    with warnings.catch_warnings(): # peft asks transformers in an old way
-        warnings.simplefilter('ignore', FutureWarning)
-        wrapped = PeftModel.from_pretrained(encoder.net, str(folder))
+def _whole(path, found, wanted):
+    "Refuse a file that lacks a tensor, or has one that belongs nowhere"
+    odd = {'lacks': sorted(wanted - found), 'has no place for': sorted(found - wanted)}
+    said = [f"{k} {len(v)} tensor{'s'*(len(v) > 1)} ({shown(', '.join(v), 300)})"
+            for k, v in odd.items() if v]
+    if said: raise BadModel(f"{path}: {' and '.join(said)}; it would be another judge. "
+                            'Fetch or save the folder again')
+
+def _changed(encoder, folder, about):
+    "The differences of a `full` judge, added to the encoder in place"
+    own, path = encoder.net.state_dict(), folder/'deltas.safetensors'
+    deltas, layers = _read(path), about.get('recipe', {}).get('layers', 0)
+    top = range(encoder.net.config.num_hidden_layers)[-layers:] if layers else ()
+    parts = [f'encoder.layer.{i}.' for i in top] # in a file that names no tensors
+    wanted = {k for k in own if k.startswith(tuple(parts))} or set(deltas) & set(own)
+    _whole(path, set(deltas), set(about.get('tensors', wanted)))
+    odd = [k for k, v in deltas.items() if k not in own or own[k].shape != v.shape]
+    if odd: raise BadModel(f'{path}: {shown(odd[0])} fits no weight of the encoder')
+    for k, v in deltas.items(): own[k] += v.to(own[k].device)
+    return encoder
+
+# %% ../../nbs/30_judge.ipynb #ff51ca69
+def _merged(encoder, folder):
+    "The thin matrices of a `lora` judge, merged into the encoder in place"
+    from peft import PeftModel, get_peft_model_state_dict
+    path = folder/'adapter_model.safetensors'
+    check_safetensors(path)
+    if not (folder/'adapter_config.json').is_file(): raise BadModel(
+        f'{folder}: no adapter_config.json; fetch or save the folder again')
+    with warnings.catch_warnings(): # what it warns of is refused below
+        warnings.simplefilter('ignore')
+        try: wrapped = PeftModel.from_pretrained(encoder.net, str(folder))
+        except (RuntimeError, ValueError, KeyError, TypeError) as e: raise BadModel(
+            f'{folder}: the adapter does not fit ({shown(e, 300)})') from e
+        _whole(path, set(_read(path)), set(get_peft_model_state_dict(wrapped)))
     encoder.net = wrapped.merge_and_unload()
     encoder.net.eval().requires_grad_(False)
     return encoder
@@ -148,8 +171,30 @@ def _sound(about, folder):
     why = ('encoder' if not isinstance(a.get('encoder'), str) else
            'kind' if a.get('kind') not in ('lora', 'full') else
            'temperature' if not number else
-           'labels' if a.get('labels', list(LABELS)) != list(LABELS) else None)
+           'labels' if a.get('labels', list(LABELS)) != list(LABELS) else
+           'encoder_sha256' if not isinstance(a.get('encoder_sha256', ''), str) else
+           'recipe' if not isinstance(_depth(a), int) else
+           'tensors' if not _names(a.get('tensors', [])) else None)
     if why: raise BadModel(f'{folder}/judge.json: {why} is missing or wrong')
+
+def _depth(about):
+    recipe = about.get('recipe', {})
+    return recipe.get('layers', 0) if isinstance(recipe, dict) else None
+
+def _names(x): return isinstance(x, list) and all(isinstance(k, str) for k in x)
+
+# %% ../../nbs/30_judge.ipynb #857099fc
+def _trained_on(about, folder, device):
+    "The encoder of a judge, with the weights it was trained on"
+    name, promised = about['encoder'], about.get('encoder_sha256')
+    try: return Encoder.load(name, device, None, promised)
+    except BadModel as e: raise BadModel(f'{folder}: trained on {shown(name)}. {e}, or '
+        'name a folder that has it as "encoder" in judge.json') from e
+
+def _adapted(encoder, folder, about):
+    "An encoder with what training changed"
+    return _merged(encoder, folder) if about['kind'] == 'lora' else _changed(
+        encoder, folder, about)
 
 def load_adapter(
     folder: str | Path, # with judge.json
@@ -161,7 +206,7 @@ def load_adapter(
     except (OSError, ValueError) as e: raise BadModel(
         f'{folder}: no readable judge.json ({type(e).__name__})') from e
     _sound(about, folder)
-    encoder = _adapted(Encoder.load(about['encoder'], device), folder, about['kind'])
+    encoder = _adapted(_trained_on(about, folder, device), folder, about)
     head = make_head(encoder.net.config.hidden_size)
     try: head.load_state_dict(_read(folder/'head.safetensors'))
     except RuntimeError as e: raise BadModel(
@@ -190,7 +235,7 @@ def judge(
     "Does each premise entail its hypothesis?"
     one = lambda x: [x] if isinstance(x, str) else list(x)
     premises, hypotheses = one(premises), one(hypotheses)
-    n = max(len(premises), len(hypotheses))
-    premises, hypotheses = (x*n if len(x) == 1 else x for x in (premises, hypotheses))
+    if len(premises) == 1: premises *= len(hypotheses)
+    elif len(hypotheses) == 1: hypotheses *= len(premises)
     j = model if isinstance(model, PairScorer) else load_judge(model)
     return j.results(premises, hypotheses)

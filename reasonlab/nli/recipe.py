@@ -16,7 +16,8 @@ import numpy as np
 from .. import stats
 from ..core import LABELS, seed_all
 from ..data import catalog
-from ..models.encoder import SHA256, Encoder, pack_items, read_pairs, run
+from reasonlab.models.encoder import (Encoder, find_model, pack_items, read_pairs, run,
+    weights_hash)
 from ..models.train import BucketSampler, TrainConfig, native_bf16, train
 from .judge import confidence, fit_temperature, make_head, save_judge
 from .pairs import mixture
@@ -206,8 +207,8 @@ def describe(
     main = np.isin(dev.names, ('snli', 'mnli')) | (len(set(dev.names)) == 1)
     sure = confidence(np.asarray((dev_logits/t).softmax(1)), dev.y)
     return dict(schema=1, name='judge', kind=recipe.name, encoder=encoder.name,
-        encoder_sha256=SHA256, labels=list(LABELS), temperature=t,
-        recipe=asdict(recipe), pairs=recipe.config.steps*recipe.size,
+        encoder_sha256=weights_hash(find_model(encoder.name)), labels=list(LABELS),
+        temperature=t, recipe=asdict(recipe), pairs=recipe.config.steps*recipe.size,
         data=data_hashes(tuple(dict(recipe.weights))),
         dev=accuracies(dev_logits, dev), dev_rows=int(len(dev.y)),
         dev_ece=round(float(stats.ece(*(v[main] for v in sure))), 4),
