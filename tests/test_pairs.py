@@ -1,7 +1,11 @@
 "Pairs of many sets, grouped and dealt: no sentence on both sides, whatever the order, and nothing lost without being counted"
+import hashlib
+import json
 import os
 import random
+import re
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 from reasonlab.core import LABELS
 from reasonlab.data import catalog, rows
-from reasonlab.nli import pairs
+from reasonlab.nli import held_out, pairs
 from reasonlab.sets import PAIRS
 
 real = pytest.mark.skipif(not os.environ.get("REASONLAB_DATA"), reason="REASONLAB_DATA is not set: the public sets are not here")
@@ -140,6 +144,74 @@ def test_unseen_is_unseen(trained, others):
     assert pairs.unseen(trained, trained, known) == wordless
 
 
+DAMAGE = [("cp1252", "utf-8"), ("latin-1", "utf-8"), ("cp437", "utf-8"), ("utf-8", "latin-1"), ("utf-8", "ascii")]
+
+
+@pytest.mark.parametrize("read,written", DAMAGE)
+@pytest.mark.parametrize("field", ["premise", "hypothesis"])
+def test_a_damaged_copy_is_known(read, written, field):
+    "The same text read with a wrong encoding is another text to `normalise`, and another group; it must not be measured on"
+    text = "The café’s owner … paid £5, naïvely."
+    copy = text.encode(written, "replace").decode(read, "replace")
+    assert copy != text and pairs.normalise(copy) != pairs.normalise(text)
+    a, b = row("snli", text, "left"), row("mnli", "right", "above") | {field: copy}
+    assert len(set(pairs.linked([a, b]).values())) == 2
+    assert pairs.unseen([b, row("mnli", "right", "above")], [a], pairs.linked([a, b, row("mnli", "right", "above")])) == [row("mnli", "right", "above")]
+
+
+def test_a_hypothesis_that_stands_in_training_is_not_measured(monkeypatch):
+    "Planted: one short hypothesis under many premises, in two sets, and one set that was never trained on; each is left out, counted, and nothing is scored"
+    made = dict(snli=[row("snli", f"premise {i}", f"free {i}", LABELS[i % 3]) for i in range(300)],
+                mnli=[row("mnli", f"other {i}", f"as free {i}", LABELS[i % 3]) for i in range(300)],
+                rte=[row("rte", f"news {i}", f"said {i}", ("entailment", "not_entailment")[i % 2]) for i in range(50)])
+    load = lambda n, task=None: made.get(n, [])
+    m = pairs.mixture(load=load)
+    test = [r for r in m.test if r["set"] == "snli"]
+    planted = ("A man sleeps!", "A girl rides.")
+    for r in [r for r in m.train if r["set"] == "snli"][:2] + test[:4] + made["rte"][:3]: r["hypothesis"] = planted[0].upper()
+    for r in m.dev[:1] + [r for r in m.test if r["set"] == "mnli"][:2]: r["hypothesis"] = planted[1]
+    monkeypatch.setattr(held_out, "rows", load)
+    found = {c.set: c for c in held_out.cases(m)}
+    assert {s: c.left_out for s, c in found.items()} == dict(snli=4, mnli=2, rte=3)
+    assert len(found["snli"].rows) == len(test) - 4 and len(found["rte"].rows) == 47
+    on_dev = {c.set: c.left_out for c in held_out.cases(m, "dev")}
+    assert on_dev["snli"] == on_dev["mnli"] == 0 and on_dev["rte"] == 3
+    with pytest.raises(pairs.Leak, match="a man sleeps"): pairs.disjoint(m.train, m.test, every=True)
+    pairs.disjoint(m.train, m.test)  # which ties premises, and saw nothing
+    monkeypatch.setattr(held_out, "known_to", lambda *_: lambda r: False)
+    with pytest.raises(pairs.Leak): held_out.cases(m)  # a filter that lets it through is found out
+
+
+def test_a_set_decides_how_its_lines_are_asked():
+    "A phenomenon that is all entailed, or never contradicted, is asked as its set is; what is left out decides, too"
+    rs = [row("breaking_nli", f"p {i}", "h", l) | dict(category=c) for i, (l, c) in enumerate([("entailment", "synonyms"), ("contradiction", "colors")] * 9)]
+    assert [(c.about, c.two) for c in held_out.split_up("breaking_nli", rs)] == [("", False), ("colors", False), ("synonyms", False)]
+    assert [c.two for c in held_out.split_up("breaking_nli", rs[::2], rs[1::2])] == [False, False, False][:2]
+    (_, _, synonyms) = held_out.split_up("breaking_nli", rs)
+    p = np.tile([.45, .3, .25], (9, 1))  # the most likely label is right, though less than one half
+    got = held_out.line(synonyms, p, [r["premise"] for r in synonyms.rows], [], np.random.default_rng(0))
+    assert got["labels"] == 3 and got["accuracy"][0] == 1
+    two = [row("med", f"p {i}", "h", l) | dict(direction=d) for i, (l, d) in enumerate([("entailment", "upward"), ("neutral", "downward")] * 9)]
+    assert all(c.two for c in held_out.split_up("med", two))
+
+
+def test_the_floor_of_a_set_is_fitted_on_the_pairs_it_shares(monkeypatch):
+    "TaxiNLI's pairs are MultiNLI's: what gives them away is learnt from both, and its line has the floor of the better informed"
+    words = dict(entailment="some", neutral="maybe", contradiction="never")
+    def give(name, i, l, **kw): return row(name, f"{name} {i}", f"{words[l]} {name} {i}", l) | kw
+    made = dict(mnli=[give("mnli", i, LABELS[i % 3]) for i in range(300)], taxinli=[give("taxinli", i, LABELS[i % 3], categories=["x"]) for i in range(300)])
+    m = pairs.mixture(load=lambda n: made.get(n, []))
+    m.train = [r for r in m.train if r["set"] == "mnli"]
+    monkeypatch.setattr(held_out, "rows", lambda n, task=None: made.get(n, []))
+    torch = pytest.importorskip("torch")
+    class Blank:
+        def results(self, p, h, progress):
+            return SimpleNamespace(probs=torch.full((len(p), 3), 1 / 3), errors={}, cut=[0] * len(p))
+    lines = {(r["set"], r["about"]): r for r in held_out.measure(Blank(), m)}
+    assert lines["taxinli", ""]["without_premise"] == 1 == lines["taxinli", "x"]["without_premise"]
+    assert lines["taxinli", ""]["left_out"] == 0 and lines["taxinli", ""]["labels"] == 3
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_only_what_a_licence_allows_is_trained_on(name):
     if catalog()[name].trainable: assert pairs.trainable(name) == name
@@ -195,3 +267,31 @@ def test_sets_for_the_test_alone(mix):
         kept = pairs.unseen(rs, mix.train, mix.groups)
         assert .9 * len(rs) < len(kept) < len(rs)
         assert not seen & {" ".join(words(r[k])) for r in kept for k in ("premise", "hypothesis")}
+
+
+def digest(rs): return hashlib.sha256("\n".join(json.dumps(r, sort_keys=True) for r in rs).encode()).hexdigest()[:24]
+
+
+@real
+def test_the_split_the_judge_was_trained_from(mix):
+    "Row by row: a change here makes the shipped judge one that was trained on something else, and its test part one that it may have seen"
+    assert (len(mix.train), digest(mix.train)) == (42337, "c0625842553c25e9731d2217")
+    assert (len(mix.dev), digest(mix.dev)) == (4105, "3008998ee8e7d786b4478836")
+
+
+@real
+def test_no_text_that_is_measured_stands_in_training(mix):
+    "Counted without the functions of the module; by words, and by what is left of a text in plain letters"
+    texts = lambda r: [r["premise"], r["hypothesis"], *r.get("parts", ())]
+    plain = lambda t: re.sub("[^a-z0-9]", "", t.encode("ascii", "ignore").decode().lower())
+    seen = {k for r in mix.train + mix.dev for t in texts(r) for k in (" ".join(words(t)), plain(t))} - {""}
+    found = held_out.cases(mix)
+    assert not [c.set for c in found for r in c.rows if {k for t in texts(r) for k in (" ".join(words(t)), plain(t))} & seen]
+    whole, test = {c.set: c for c in found if not c.about}, mix.counts()
+    assert {s: len(c.rows) + c.left_out for s, c in whole.items() if s in ("snli", "mnli", "cad_nli", "conjnli", "help")} == {
+        s: test[s]["test"] for s in ("snli", "mnli", "cad_nli", "conjnli", "help")}
+    assert whole["snli"].left_out > 50 and whole["mnli"].left_out > 5 and whole["cad_nli"].left_out > 30
+    both = {p: {(plain(r["premise"]), plain(r["hypothesis"])) for r in mix.train if r["set"] == p} for p in ("mnli", "taxinli")}
+    twins = [r for r in mix.test if r["set"] == "mnli" and (plain(r["premise"]), plain(r["hypothesis"])) in both["taxinli"]]
+    kept = {r["id"] for c in found for r in c.rows}
+    assert twins and not {r["id"] for r in twins} & kept

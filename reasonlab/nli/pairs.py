@@ -6,7 +6,8 @@ Docs: https://reasonlab.github.io/reasonlab/pairs.html.md"""
 
 # %% auto #0
 __all__ = ['REVISED', 'PARTS', 'TRAIN', 'normalise', 'nodes', 'linked', 'components', 'part_of', 'Leak', 'disjoint',
-           'NotTrainable', 'trainable', 'cleaned', 'Mixture', 'mixture', 'unseen', 'majority', 'hypothesis_only']
+           'NotTrainable', 'trainable', 'cleaned', 'Mixture', 'mixture', 'bare', 'known_to', 'unseen', 'majority',
+           'hypothesis_only']
 
 # %% ../../nbs/30a_pairs.ipynb #77df01c1
 import hashlib, re, unicodedata
@@ -76,10 +77,16 @@ def part_of(
 class Leak(AssertionError):
     "A sentence stands on both sides of a split"
 
-def disjoint(train: list[dict], test: list[dict]):
+def _texts(row): return row['premise'], row['hypothesis'], *row.get('parts', ())
+
+def disjoint(
+    train: list[dict], test: list[dict],
+    every: bool = False, # any text, also hypotheses that tie nothing
+):
     "Raise `Leak` if a premise, or a text of a revised set, is on both sides"
-    seen = {t: r['set'] for r in train for t in nodes(r) if t}
-    both = {t: r['set'] for r in test for t in nodes(r) if t in seen}
+    of = (lambda r: map(normalise, _texts(r))) if every else nodes
+    seen = {t: r['set'] for r in train for t in of(r) if t}
+    both = {t: r['set'] for r in test for t in of(r) if t in seen}
     if both: t = min(both); raise Leak(f'{len(both)} of the texts are on both sides, '
         f"first '{shown(t)}' ({seen[t]}, {both[t]}): deal whole groups")
 
@@ -156,19 +163,30 @@ def mixture(
     return Mixture(**parts, dropped=dropped, groups=groups)
 
 # %% ../../nbs/30a_pairs.ipynb #e8e1642e
+@lru_cache(1 << 18)
+def bare(text: str) -> str:
+    "The plain letters and digits of a text: what no wrong encoding damages"
+    return re.sub('[^A-Za-z0-9]', '', text).lower()
+
+def known_to(
+    trained: list[dict],
+    groups: dict[str, str], # of the mixture
+) -> Callable[[dict], bool]:
+    "Tells whether training saw a text of a row, or a text of its group"
+    names = {groups[nodes(r)[0]] for r in trained} - {''}
+    raw = {t for r in trained for t in _texts(r)}
+    own = {*map(normalise, raw), *(t for t, g in groups.items() if g in names)} - {''}
+    left = {*map(bare, raw), *map(bare, own)} - {''}
+    return lambda row: any(normalise(t) in own or bare(t) in left for t in _texts(row))
+
 def unseen(
     rows: list[dict], # of any set that took part in the grouping
     trained: list[dict],
     groups: dict[str, str], # of the mixture
 ) -> list[dict]:
     "Rows neither of whose texts, nor their groups, are in training"
-    def words(r):
-        return {normalise(t) for t in
-                (r['premise'], r['hypothesis'], *r.get('parts', ()))} - {''}
-    texts = set().union(*map(words, trained)) if trained else set()
-    known = {groups[nodes(r)[0]] for r in trained} - {''}
-    return [r for r in rows if not words(r) & texts
-            and not {groups.get(t, t) for t in words(r)} & known]
+    known = known_to(trained, groups)
+    return [r for r in rows if not known(r)]
 
 # %% ../../nbs/30a_pairs.ipynb #8060fd96
 def majority(
