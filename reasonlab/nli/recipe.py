@@ -55,7 +55,7 @@ class Recipe:
 # %% ../../nbs/30b_recipe.ipynb #34e95254
 RECIPES = dict(
     lora=Recipe(rate=6e-4),
-    full=Recipe('full', rate=1.5e-4, dropout=.1, ema=.998, pairs=100_000,
+    full=Recipe('full', rate=1.5e-4, dropout=.2, ema=.998, pairs=180_000, looks=25,
         weights=(('snli', 1.), ('mnli', 1.), ('taxinli', 1.), ('cad_nli', .6),
                  ('conjnli', .2), ('help', .2))),
     smoke=Recipe('lora', pairs=64, size=8, looks=2, rank=4, layers=1),
