@@ -19,8 +19,9 @@ from ..data import catalog
 from reasonlab.models.encoder import (Encoder, find_model, pack_items, read_pairs, run,
     weights_hash)
 from ..models.train import BucketSampler, TrainConfig, native_bf16, train
-from .judge import confidence, fit_temperature, make_head, save_judge
-from .pairs import mixture
+from reasonlab.nli.judge import (confidence, crossfit, fit_temperature, make_head,
+    save_judge)
+from .pairs import mixture, nodes
 
 # %% ../../nbs/30b_recipe.ipynb #f57e9bb7
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ def _cast(recipe, device):
 # %% ../../nbs/30b_recipe.ipynb #136655d6
 @dataclass
 class Rows:
-    "Pairs that were read: tokens, label and set of each"
-    items: list; y: np.ndarray; names: np.ndarray
+    "Pairs that were read: tokens, label, set and group of each"
+    items: list; y: np.ndarray; names: np.ndarray; groups: list
 
 def read_rows(
     encoder: Encoder,
@@ -132,7 +133,8 @@ def read_rows(
             if not x.error and len(x.ids) <= (most or encoder.reader.max_length)]
     return Rows([items[i] for i in keep],
                 np.array([LABELS.index(rows[i]['label']) for i in keep], int),
-                np.array([rows[i]['set'] for i in keep]))
+                np.array([rows[i]['set'] for i in keep]),
+                [rows[i].get('group', nodes(rows[i])[0]) for i in keep])
 
 # %% ../../nbs/30b_recipe.ipynb #68a2fc02
 def loss_of(
@@ -175,7 +177,8 @@ def train_judge(
     model = learner(encoder, recipe)
     rows, dev = (read_rows(encoder, r, recipe.most) for r in (mix.train, mix.dev))
     main = np.isin(dev.names, ('snli', 'mnli')) | (len(set(dev.names)) == 1)
-    few = Rows([i for i, k in zip(dev.items, main) if k], dev.y[main], dev.names[main])
+    few = Rows([i for i, k in zip(dev.items, main) if k], dev.y[main], dev.names[main],
+               [g for g, k in zip(dev.groups, main) if k])
     share = np.array([dict(recipe.weights).get(n, 1.) for n in rows.names])
     sampler = BucketSampler([len(i.ids) for i in rows.items], recipe.size, recipe.seed,
                             weights=share)
@@ -205,13 +208,16 @@ def describe(
     "What made a judge, and what dev says of it"
     t = fit_temperature(dev_logits, dev.y)
     main = np.isin(dev.names, ('snli', 'mnli')) | (len(set(dev.names)) == 1)
-    sure = confidence(np.asarray((dev_logits/t).softmax(1)), dev.y)
+    def ece(probs):
+        sure = probs is not None and confidence(probs, dev.y)
+        return round(float(stats.ece(*(v[main] for v in sure))), 4) if sure else None
     return dict(schema=1, name='judge', kind=recipe.name, encoder=encoder.name,
         encoder_sha256=weights_hash(find_model(encoder.name)), labels=list(LABELS),
         temperature=t, recipe=asdict(recipe), pairs=recipe.config.steps*recipe.size,
         data=data_hashes(tuple(dict(recipe.weights))),
         dev=accuracies(dev_logits, dev), dev_rows=int(len(dev.y)),
-        dev_ece=round(float(stats.ece(*(v[main] for v in sure))), 4),
+        dev_ece=ece((dev_logits/t).softmax(1)),
+        dev_ece_crossfit=ece(crossfit(dev_logits, dev.y, dev.groups)),
         curve=[{k: r[k] for k in ('step', 'loss', 'dev') if k in r} for r in log],
         **more)
 
