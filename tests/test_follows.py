@@ -70,10 +70,21 @@ PAIRS = st.lists(st.lists(st.tuples(st.sampled_from('abc'), st.sampled_from('def
 @given(PAIRS, st.integers(0, 9), st.data())
 def test_the_sham_moves_hypotheses_within_their_task_and_nothing_else(pairs, seed, data):
     task = np.array(data.draw(st.lists(st.sampled_from('xy'), min_size=len(pairs), max_size=len(pairs))))
-    mixed = follows.permuted(pairs, task, np.random.default_rng(seed))
+    mixed = follows.permuted(pairs, task, np.arange(len(pairs)), np.random.default_rng(seed))
     assert [[p for p, _ in ps] for ps in mixed] == [[p for p, _ in ps] for ps in pairs]
     def said(pairs, t): return Counter(h for ps, k in zip(pairs, task) if k == t for _, h in ps)
     assert all(said(mixed, t) == said(pairs, t) for t in 'xy')
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=12), st.integers(0, 9))
+def test_the_sham_gives_no_step_a_hypothesis_of_its_own_question(chains, seed):
+    "Unless one question has more than half of the steps; two chains may share a question"
+    group = np.array([g for g, _ in chains])
+    pairs = [[('p', (int(g), i, k)) for k in range(n)] for i, (g, n) in enumerate(chains)]
+    mixed = follows.permuted(pairs, np.full(len(chains), 'x'), group, np.random.default_rng(seed))
+    size = Counter(h[0] for ps in pairs for _, h in ps)
+    own = sum(h[0] == g for g, ps in zip(group, mixed) for _, h in ps)
+    assert own == max(0, 2*max(size.values(), default=0) - sum(size.values()))
 
 
 def planted(n=160):

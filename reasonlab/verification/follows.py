@@ -53,12 +53,17 @@ def overlap(pairs: list[tuple[str, str]]) -> float: # mean over steps
 def permuted(
     pairs: list[list[tuple[str, str]]], # for each chain its pairs
     task: np.ndarray, # of each chain
+    group: np.ndarray, # question of each chain
     rng: np.random.Generator,
 ) -> list[list[tuple[str, str]]]:
-    "The same premises, with the hypotheses of other steps of the task"
+    "The same premises, with the hypotheses of the task's other questions"
     flat = [(i, p, h) for i, ps in enumerate(pairs) for p, h in ps]
-    of, order = task[[i for i, *_ in flat]], np.arange(len(flat))
-    for t in np.unique(of): order[of == t] = rng.permutation(order[of == t])
+    chain, order = np.array([i for i, *_ in flat], int), np.arange(len(flat))
+    for t in np.unique(task):
+        at = rng.permutation(order[task[chain] == t])
+        _, of, size = np.unique(group[chain[at]], return_inverse=True, return_counts=True)
+        at = at[np.argsort(of, kind='stable')]          # questions as blocks in a ring
+        order[at] = np.roll(at, -size.max() if len(size) > 1 else 0)
     out = [[] for _ in pairs]
     for (i, p, _), k in zip(flat, order): out[i].append((p, flat[k][2]))
     return out
@@ -77,7 +82,7 @@ def follow_rows(
     rng = np.random.default_rng([seed, 5])
     fold = np_._folds(group, rng)
     pairs = [chain_pairs(e.chain) for e in chains]
-    sham = permuted(pairs, task, np.random.default_rng(5)) # all seeds: it is dear
+    sham = permuted(pairs, task, group, np.random.default_rng(5)) # all seeds: it is dear
     X = np.array([np_.features(e) for e in chains])
     def p(*more): return np_._cross_fit(np.column_stack([X, *more]), y, fold)
     def said(pairs): return np.array([opinion(a) for a in answers(judge, pairs)])
