@@ -111,6 +111,7 @@ def test_a_table_in_the_command(tmp_path):
 
 @pytest.mark.parametrize('text,why', [
     (b'question,answer,question\nq,a,q\n', 'stands twice'), (b'qu\xe9stion,answer\nq,a\n', 'header is not UTF-8'),
+    (b'quest\0ion,answer\nq,a\n', 'its header holds a NUL byte'),
     (b'a,' * 2000 + b'b\n', 'columns'), (b'question,answer\n"q,a\nq,a\n', 'never closed'), (b'hello\n', 'neither JSON nor a table')])
 def test_a_bad_header_or_an_open_quote_spoils_a_table(tmp_path, text, why):
     p = tmp_path/'rows.csv'
