@@ -148,11 +148,12 @@ def cases(
     for s in BESIDE: found[s] = rows(s, task='oracle') if s == 'wice' else rows(s)
     for trained, names in ((both if part == 'test' else mix.train, TRAIN),
                            (both, BESIDE)):
-        known = known_to(trained, mix.groups)
+        known, kept = known_to(trained, mix.groups), {s: [] for s in names}
         for s in names:
-            lost, kept = ([r for r in found[s] if known(r) == k] for k in (True, False))
-            disjoint(trained, kept, every=True) # the same, by another function
-            out += split_up(s, kept[:most], lost, two_way(found[s]))
+            lost = []
+            for r in found[s]: (lost if known(r) else kept[s]).append(r)
+            out += split_up(s, kept[s][:most], lost, two_way(found[s]))
+        disjoint(trained, sum(kept.values(), []), every=True) # by another function
     return out
 
 # %% ../../nbs/30c_held_out.ipynb #003ef6b8
@@ -200,14 +201,15 @@ def on_dev(
 
 # %% ../../nbs/30c_held_out.ipynb #e2c55db2
 def calibrate(
-    scale: str = 'home', # smoke: twenty rows of each set, of the dev part
+    scale: str = 'home', # smoke: eight rows of each set, of the dev part
     folder=None, # not needed: nothing is trained
     progress=None,
+    mix=None, # of `pairs.mixture`; None: all sets
 ) -> dict:
     "The table of the shipped judge"
     j = load_judge('default')
-    small = dict(part='dev', most=20) if scale == 'smoke' else {}
-    mix = mixture()
+    small = dict(part='dev', most=8) if scale == 'smoke' else {}
+    mix = mix or mixture()
     dev = on_dev(j, mix, small.get('most'))
     lines = measure(j, mix, **small, progress=progress)
     return dict(schema=1, name='judge', scale=scale, kind=j.about['kind'],
