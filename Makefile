@@ -8,7 +8,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n > 4 ? 4 : n)))
-SPREAD = -n $(JOBS) --dist loadgroup
 
 # Nothing here fetches a model or a data set behind your back.
 export HF_HUB_OFFLINE := 1
@@ -30,7 +29,7 @@ run: .venv/ready  ## the demo at once, then the scorecard at home scale (minutes
 	@echo "The scorecard is in runs/scorecard.html, the book in nbs/ (make lab) and on the site (make site)."
 
 test: .venv/ready  ## every notebook and every test
-	@$(BIN)/python -m pytest tests $(SPREAD) $(ARGS)
+	@$(BIN)/python -m pytest tests $(ARGS)
 
 slow: .venv/ready  ## the cells flagged slow, too
 	@$(BIN)/nbdev-test --flags slow --n-workers 1 --timing

@@ -23,11 +23,8 @@ def pytest_ignore_collect(collection_path, config):
     return True if "experiments" in collection_path.parts and collection_path.suffix == ".ipynb" else None
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
     for item in items:
-        # under `-n` a file stays with one worker, so that its fixtures are made once; each notebook of test_notebooks.py goes its own way
-        if item.get_closest_marker("notebook") is None: item.add_marker(pytest.mark.xdist_group(item.path.name))
         cell = getattr(item, "cell", None)
         if cell is None: continue
         if NOT_RUN.search(cell.source): item.add_marker(pytest.mark.skip(reason="directive"))

@@ -291,8 +291,8 @@ class Layout:
 def _header(cells, feed):
     "The names of the columns"
     if feed.row:
-        why = feed.row[0]
-        raise _Stop(f"its header {'' if why.startswith('holds') else 'is '}{why}")
+        verb = '' if feed.row[0].startswith('holds') else 'is '
+        raise _Stop(f'its header {verb}{feed.row[0]}')
     if len(cells) > MAX_COLUMNS: raise _Stop(f'has {len(cells)} columns, at most '
                                              f'{MAX_COLUMNS}; split it')
     twice = next((c for i, c in enumerate(cells) if c in cells[:i]), None)

@@ -61,7 +61,8 @@ def permuted(
     chain, order = np.array([i for i, *_ in flat], int), np.arange(len(flat))
     for t in np.unique(task):
         at = rng.permutation(order[task[chain] == t])
-        _, of, size = np.unique(group[chain[at]], return_inverse=True, return_counts=True)
+        _, of, size = np.unique(group[chain[at]], return_inverse=True,
+                                return_counts=True)
         at = at[np.argsort(of, kind='stable')]          # questions as blocks in a ring
         order[at] = np.roll(at, -size.max() if len(size) > 1 else 0)
     out = [[] for _ in pairs]
@@ -82,7 +83,8 @@ def follow_rows(
     rng = np.random.default_rng([seed, 5])
     fold = np_._folds(group, rng)
     pairs = [chain_pairs(e.chain) for e in chains]
-    sham = permuted(pairs, task, group, np.random.default_rng(5)) # all seeds: it is dear
+    once = np.random.default_rng(5)                   # for all seeds: it is dear
+    sham = permuted(pairs, task, group, once)
     X = np.array([np_.features(e) for e in chains])
     def p(*more): return np_._cross_fit(np.column_stack([X, *more]), y, fold)
     def said(pairs): return np.array([opinion(a) for a in answers(judge, pairs)])
