@@ -1,5 +1,5 @@
 "What strangers send to a judge: texts, label sets, weights, files. Each is answered with one clear line, and its neighbours are served"
-import gzip, hashlib, io, json, os, pickle, random, shutil, socket, struct, subprocess, sys, threading
+import gzip, hashlib, io, json, os, pickle, random, shlex, shutil, socket, struct, subprocess, sys, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -647,7 +647,8 @@ def test_a_reader_that_goes_away_is_no_error(folder, tmp_path):
     "`reasonlab nli FILE --json | head -1`"
     p = tmp_path/'many.jsonl'
     p.write_bytes(b'\n'.join([PAIR]*20_000))
-    line = f'{sys.executable} -c "from reasonlab.lab.cli import main; main()" nli {p} --json --model {folder} | head -1'
+    python, file, model = (shlex.quote(str(x)) for x in (sys.executable, p, folder)) # the path may have a space
+    line = f'{python} -c "from reasonlab.lab.cli import main; main()" nli {file} --json --model {model} | head -1'
     done = subprocess.run(['bash', '-c', line], capture_output=True, timeout=120)
     assert json.loads(done.stdout)['id'] == '1' and b'Traceback' not in done.stderr and b'Broken' not in done.stderr, done.stderr
 
