@@ -9,10 +9,10 @@ __all__ = ['SECTIONS', 'ANSWERS', 'SIDES', 'Statement', 'lines', 'mended', 'stat
            'read_statements', 'load_trials', 'load_statements', 'counts', 'score_labels', 'score_lines', 'submission',
            'constant_floors', 'statement_only', 'connected', 'folds', 'folded']
 
-# %% ../../nbs/32a_trials.ipynb #7241f0eb
-import json, re, unicodedata
+# %% ../../nbs/32a_trials.ipynb #2c763491
+import re, unicodedata
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from .. import data
@@ -110,13 +110,13 @@ def statement_of(
     return Statement(ident, text, section, tuple(ids), label, known,
                      tuple(dict.fromkeys(flags)))
 
-# %% ../../nbs/32a_trials.ipynb #118bd17f
+# %% ../../nbs/32a_trials.ipynb #f7b753f6
 def misfit(
     s: Statement,
     trials: dict,
 ) -> str | None:
     "What a statement asks for that the reports do not have, or None"
-    for side, t in s.sides.items():
+    for t in s.trials:
         if t not in trials: return f'the trial {shown(t, 40)} is not among the reports'
         if not trials[t][s.section]: return f'{shown(t, 40)} has no line in {s.section}'
     size = {side: len(trials[t][s.section]) for side, t in s.sides.items()}
@@ -171,10 +171,11 @@ def read_statements(
         seen.add(ident)
     return out
 
-# %% ../../nbs/32a_trials.ipynb #21dfd069
+# %% ../../nbs/32a_trials.ipynb #a5d8f241
 def load_trials() -> dict: # id -> section -> lines
     "The reports of the public set"
-    return {r['id']: {s: r[s] for s in SECTIONS} for r in data.rows('nli4ct_trials')}
+    rows = data.rows('nli4ct_trials')
+    return {r['id']: {s: r[s] for s in SECTIONS} for r in rows}
 
 def load_statements(
     part: str, # train or dev
@@ -190,12 +191,13 @@ def counts(
     n = [len(lines(s, trials)) for s in statements]
     gold = [len(s.evidence or ()) for s in statements]
     flags = Counter(f for s in statements for f in s.flags)
-    return dict(statements=len(n), comparisons=sum(len(s.trials) > 1 for s in statements),
+    return dict(statements=len(n),
+        comparisons=sum(len(s.trials) > 1 for s in statements),
         entailment=sum(s.label == ANSWERS[0] for s in statements), lines=sum(n),
         longest=max(n), evidence=sum(gold), density=round(sum(gold)/sum(n), 3),
         misfits=sum(misfit(s, trials) is not None for s in statements), **flags)
 
-# %% ../../nbs/32a_trials.ipynb #e30d5e4a
+# %% ../../nbs/32a_trials.ipynb #9eeb7887
 def _prf(tp, fp, fn):
     "Precision, recall, F1; 0 where nothing was said"
     p, r = (tp/(tp + x) if tp + x else 0. for x in (fp, fn))
@@ -211,6 +213,7 @@ def _complete(gold, answers, strict):
     if more: raise ValueError(f'{shown(more[0])} is the id of no statement')
     return gold
 
+# %% ../../nbs/32a_trials.ipynb #a04b2cca
 def score_labels(
     gold: list[Statement],
     answers: dict, # id -> label
@@ -228,11 +231,11 @@ def score_labels(
     return yes | dict(accuracy=float((y == p).mean()) if len(y) else 0., n=len(y),
                       macro_f1=(yes['f1'] + no['f1'])/2)
 
-# %% ../../nbs/32a_trials.ipynb #82f74cd4
+# %% ../../nbs/32a_trials.ipynb #7210f211
 def _listed(ident, given):
     "Named lines as (side, index), in the order and as often as they were named"
-    if not isinstance(given, dict): raise ValueError(f'{shown(ident)}: the answer is no '
-                                                     'object with lists of lines')
+    if not isinstance(given, dict): raise ValueError(
+        f'{shown(ident)}: the answer is no object with lists of lines')
     return [(side, i) for side, name in SIDES.items()
             for i in given.get(f'{name}_evidence_index') or []]
 
@@ -255,7 +258,7 @@ def score_lines(
         fn += len(s.evidence - set(said))
     return _prf(tp, fp, fn) | dict(n=len(gold))
 
-# %% ../../nbs/32a_trials.ipynb #3e56cae5
+# %% ../../nbs/32a_trials.ipynb #1d1b1088
 def submission(
     s: Statement,
     said, # a label, or a set of (side, index)
@@ -265,7 +268,7 @@ def submission(
     return {f'{SIDES[side]}_evidence_index': sorted(i for x, i in said if x == side)
             for side in s.sides}
 
-# %% ../../nbs/32a_trials.ipynb #5029975e
+# %% ../../nbs/32a_trials.ipynb #096d47d9
 def constant_floors(
     gold: list[Statement],
     trials: dict,
@@ -292,7 +295,7 @@ def statement_only(
     m.fit([s.text for s in learn], [s.label == ANSWERS[0] for s in learn])
     return m.predict_proba([s.text for s in asked])[:, 1]
 
-# %% ../../nbs/32a_trials.ipynb #86b07fec
+# %% ../../nbs/32a_trials.ipynb #a3f82cbf
 def connected(
     statements: list[Statement],
 ) -> np.ndarray: # number of the component of each statement
@@ -322,14 +325,15 @@ def folds(
         full[where[c]] += size[c]
     return where[of]
 
-# %% ../../nbs/32a_trials.ipynb #4b1036c8
+# %% ../../nbs/32a_trials.ipynb #7e74b6ba
 def folded(
     text: str,
 ) -> tuple[str, list[int]]: # the text, and for each of its signs the index it came from
     "NFKC sign by sign, with a way back; a lone surrogate becomes one sign"
     out, at = [], []
     for i, c in enumerate(text):
-        new = '\ufffd' if '\ud800' <= c <= '\udfff' else unicodedata.normalize('NFKC', c)
+        lone = '\ud800' <= c <= '\udfff'
+        new = '\ufffd' if lone else unicodedata.normalize('NFKC', c)
         out.append(new)
         at += [i]*len(new)
     return ''.join(out), at
