@@ -6,14 +6,14 @@ Docs: https://reasonlab.github.io/reasonlab/evidence.html.md"""
 
 # %% auto #0
 __all__ = ['segment_of', 'segment_sum', 'segment_softmax', 'attention_pool', 'padding_ratio', 'make_layer', 'make_mixer',
-           'make_reader', 'fit_trees', 'fit_reader', 'micro_f1', 'best_threshold', 'thresholds', 'Selector',
-           'named_lines', 'fit_selector']
+           'make_reader', 'fit_trees', 'fit_reader', 'micro_f1', 'best_threshold', 'Selector', 'named_lines',
+           'fit_selector']
 
-# %% ../../nbs/32c_evidence.ipynb #3377bd5e
+# %% ../../nbs/32c_evidence.ipynb #e9f3a808
 from dataclasses import dataclass
 import numpy as np
 from .lines import Table
-from .trials import SECTIONS, folds
+from .trials import folds
 
 # %% ../../nbs/32c_evidence.ipynb #126a374a
 def segment_of(offsets): # Int[Tensor, "b+1"] -> Int[Tensor, "t"]
@@ -185,7 +185,7 @@ def _scorer(net, batch):
         return tuple(torch.sigmoid(torch.cat(x)).numpy() for x in zip(*out))
     return score
 
-# %% ../../nbs/32c_evidence.ipynb #8c536333
+# %% ../../nbs/32c_evidence.ipynb #1c728386
 def micro_f1(e, said) -> float: # bool [t], bool [t]
     "2 hits / (evidence + named)"
     return 2*float((e & said).sum())/max(1, int(e.sum() + said.sum()))
@@ -195,26 +195,13 @@ def best_threshold(e, p, grid=tuple(np.arange(.10, .76, .01))) -> float:
     scores = np.array([micro_f1(e, p > c) for c in grid])
     return float(np.median(np.array(grid)[scores >= scores.max() - .001]))
 
-def thresholds(
-    e, p,    # truth and probability of each line, out of fold
-    section, # of each line, as a number
-    strength: float = 300., # lines of the common threshold
-) -> np.ndarray: # one for each of `SECTIONS`
-    "A threshold for each section, shrunk towards the common one"
-    c, out = best_threshold(e, p), []
-    for k in range(len(SECTIONS)):
-        n = int((section == k).sum())
-        own = best_threshold(e[section == k], p[section == k]) if n else c
-        out.append((n*own + strength*c)/(n + strength))
-    return np.array(out)
-
-# %% ../../nbs/32c_evidence.ipynb #7189b2e7
+# %% ../../nbs/32c_evidence.ipynb #e662cb0c
 @dataclass
 class Selector:
     "A fitted selector"
     trees: object
     reader: object
-    cut: np.ndarray   # threshold of each section
+    cut: float        # threshold
     oof: np.ndarray   # out-of-fold probability of each line learned from
     told: np.ndarray  # out-of-fold probability of entailment of each statement
     weight: float = .3 # of the network
@@ -226,37 +213,35 @@ class Selector:
 
 def named_lines(
     t: Table, p, # probability of each line
-    cut: np.ndarray,
+    cut: float,
     least: int = 1, # lines of a statement
 ) -> np.ndarray: # bool [t]
-    "Lines above their section's threshold"
-    section = np.array([SECTIONS.index(s.section) for s in t.statements])[t.of]
-    said = p > cut[section]
+    "Lines above the threshold"
+    said = p > cut
     for i in np.flatnonzero(np.bincount(t.of, said, len(t.size)) < least):
         j = t.at([i])
         said[j[np.argsort(-p[j], kind='stable')[:least]]] = True
     return said
 
-# %% ../../nbs/32c_evidence.ipynb #1f1756a4
+# %% ../../nbs/32c_evidence.ipynb #ced085a3
 def fit_selector(
     t: Table, rows,
     seed: int = 0, k: int = 5, # folds
     epochs: float = 6, most: int = 200, weight: float = .3,
     **sizes, # of the network
 ) -> Selector:
-    "Fit on some statements, with thresholds from folds of them"
+    "Fit on some statements, with the threshold from folds of them"
     rows = np.asarray(rows)
     where = folds([t.statements[i] for i in rows], seed, k)
     def both(learn, new):
         trees = fit_trees(t, learn, seed, most)
         reader = fit_reader(t, learn, seed, epochs, **sizes)
-        s = Selector(trees, reader, np.zeros(len(SECTIONS)), None, None, weight)
+        s = Selector(trees, reader, .5, None, None, weight)
         return s, s.scores(t, new) if len(new) else None
     p, z = np.zeros(t.size.sum()), np.zeros(len(t.size))
     for f in range(k):
         new = rows[where == f]
         if len(new): p[t.at(new)], z[new] = both(rows[where != f], new)[1]
     s, i = both(rows, [])[0], t.at(rows)
-    section = np.array([SECTIONS.index(x.section) for x in t.statements])[t.of]
-    s.cut, s.oof, s.told = thresholds(t.e[i], p[i], section[i]), p, z
+    s.cut, s.oof, s.told = best_threshold(t.e[i], p[i]), p, z
     return s
