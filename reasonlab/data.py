@@ -274,14 +274,28 @@ def _gsm8k(i, r, f):
     return dict(id=f'gsm8k-{i:05d}', task=f.task, question=r['question'],
                 answer=r['answer'])
 
-_READERS = READERS | dict(verify_cot=_verify_cot, gsm8k=_gsm8k,
-                           bigbench_mistake=_bigbench_mistake)
+def _nli4ct(i, r, f):
+    key, r = r
+    return dict(dict(Secondary_id='', Secondary_evidence_index=[]) | r, id=key,
+                task=f.task)
+
+def _nli4ct_trials(i, r, f):
+    return dict(id=r['Clinical Trial ID'], task=f.task,
+                **{s: list(r[s]) for s in _SECTIONS})
+
+_SECTIONS = 'Eligibility', 'Adverse Events', 'Results', 'Intervention'
+_KEYED = 'nli4ct', # a file is one object: name -> row
+_READERS = READERS | dict(verify_cot=_verify_cot, gsm8k=_gsm8k, nli4ct=_nli4ct,
+                          bigbench_mistake=_bigbench_mistake,
+                          nli4ct_trials=_nli4ct_trials)
 
 # %% ../nbs/07_data.ipynb #0ccc6ec2
 def _dev_rows(d, f, part='dev'):
     "Rows of one file in one half, in the order of the file"
     path = locate(d.name, f)
-    for i, r in enumerate(_read(path, LAYOUTS.get(d.reader))):
+    rows = _read(path, LAYOUTS.get(d.reader))
+    if d.reader in _KEYED: rows = [item for r in rows for item in r.items()]
+    for i, r in enumerate(rows):
         try:
             mine = d.split != 'sha1' or split_of(r[d.key]) == part
             row = _READERS[d.reader](i, r, f) if mine else None
@@ -296,7 +310,12 @@ FEATURES = SETS | dict(
         gt_answer='string'),
     bigbench_mistake=dict(id='string', task='string', input='string',
         steps=['string'], answer='string', target='string', mistake_index='int32'),
-    gsm8k=dict(id='string', task='string', question='string', answer='string'))
+    gsm8k=dict(id='string', task='string', question='string', answer='string'),
+    nli4ct=dict.fromkeys(('id', 'task', 'Type', 'Section_id', 'Primary_id',
+        'Secondary_id', 'Statement', 'Label'), 'string') | dict.fromkeys(
+        ('Primary_evidence_index', 'Secondary_evidence_index'), ['int32']),
+    nli4ct_trials=dict(id='string', task='string') | dict.fromkeys(_SECTIONS,
+                                                                   ['string']))
 
 def rows(
     name: str, # a set of the catalogue
