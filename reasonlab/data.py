@@ -274,9 +274,9 @@ def _gsm8k(i, r, f):
     return dict(id=f'gsm8k-{i:05d}', task=f.task, question=r['question'],
                 answer=r['answer'])
 
+# %% ../nbs/07_data.ipynb #cbd0c86c
 def _nli4ct(i, r, f):
-    key, r = r
-    return dict(dict(Secondary_id='', Secondary_evidence_index=[]) | r, id=key,
+    return dict(dict(Secondary_id='', Secondary_evidence_index=[]) | r[1], id=r[0],
                 task=f.task)
 
 def _nli4ct_trials(i, r, f):

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from ..data import cache_dir
 from .lines import Table, words
-from .trials import SECTIONS, SIDES, Statement, folded, lines, mended
+from .trials import SECTIONS, SIDES, Statement, lines, mended
 from ..runs import digest, write_atomic
+from ..texts import folded
 
 # %% ../../nbs/32d_entailment.ipynb #ee9cf0c9
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Quantity:
     start: int  # [start, end) of the number, in code points
     end: int
 
-_MONTH = '(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?'
+_MONTH = r'(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?'
 _NO_NUMBER = re.compile(r'\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|'
     r'\d{4}-\d\d?(?:-\d\d?)?(?![\d.])|'
     fr'{_MONTH}\s+(?:\d{{1,2}}(?:st|nd|rd|th)?,?\s+)?(?:19|20)\d\d|'

@@ -7,10 +7,10 @@ Docs: https://reasonlab.github.io/reasonlab/trials.html.md"""
 # %% auto #0
 __all__ = ['SECTIONS', 'ANSWERS', 'SIDES', 'Statement', 'lines', 'mended', 'statement_of', 'misfit', 'read_trials',
            'read_statements', 'load_trials', 'load_statements', 'counts', 'score_labels', 'score_lines', 'submission',
-           'constant_floors', 'statement_only', 'connected', 'folds', 'folded']
+           'constant_floors', 'statement_only', 'connected', 'folds']
 
 # %% ../../nbs/32a_trials.ipynb #2c763491
-import re, unicodedata
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -324,16 +324,3 @@ def folds(
         where[c] = full.argmin()
         full[where[c]] += size[c]
     return where[of]
-
-# %% ../../nbs/32a_trials.ipynb #7e74b6ba
-def folded(
-    text: str,
-) -> tuple[str, list[int]]: # the text, and for each of its signs the index it came from
-    "NFKC sign by sign, with a way back; a lone surrogate becomes one sign"
-    out, at = [], []
-    for i, c in enumerate(text):
-        lone = '\ud800' <= c <= '\udfff'
-        new = '\ufffd' if lone else unicodedata.normalize('NFKC', c)
-        out.append(new)
-        at += [i]*len(new)
-    return ''.join(out), at
