@@ -6,13 +6,14 @@ Docs: https://reasonlab.github.io/reasonlab/entailment.html.md"""
 
 # %% auto #0
 __all__ = ['HEADS', 'Quantity', 'quantities', 'holds', 'shares', 'number_features', 'packed', 'judged', 'pooled', 'facts',
-           'answers', 'twins', 'paired']
+           'pairing', 'Linear', 'fit_numbers', 'answers', 'twins', 'paired']
 
 # %% ../../nbs/32d_entailment.ipynb #446663de
 import math, re
 from dataclasses import dataclass
 import numpy as np
 from ..data import cache_dir
+from .evidence import Trees
 from .lines import Table, words
 from .trials import SECTIONS, SIDES, Statement, lines, mended
 from ..runs import digest, write_atomic
@@ -187,21 +188,48 @@ def facts(
             neg, whole, *[s.section == c for c in SECTIONS[:3]]])
     return np.array(out, float)
 
+# %% ../../nbs/32d_entailment.ipynb #t0000012
+def pairing(
+    v, u, x, # vectors of statements [b, w], of lines [b, w], facts [b, k]
+) -> list: # v, |u - v|, u*v, x
+    "How a statement and its lines meet"
+    return [v, np.abs(u - v), u*v, x]
+
+# %% ../../nbs/32d_entailment.ipynb #fc91b750
+@dataclass
+class Linear:
+    "A logistic regression on components of parts, as one affine map"
+    w: np.ndarray
+    b: float
+
+    @classmethod
+    def fit(cls, parts, y, k: int = 48, C: float = .003): # the last part is taken whole
+        from sklearn.decomposition import PCA
+        from sklearn.linear_model import LogisticRegression
+        *wide, plain = parts
+        turn = [PCA(min(k, *x.shape), svd_solver='full').fit(x) for x in wide]
+        z = np.concatenate([*(p.transform(x) for p, x in zip(turn, wide)), plain], 1)
+        mean, spread = z.mean(0), z.std(0)
+        spread[spread < 1e-9] = 1.
+        m = LogisticRegression(C=C, max_iter=2000).fit((z - mean)/spread, y)
+        w = m.coef_[0]/spread
+        own = np.split(w, np.cumsum([p.n_components_ for p in turn]))
+        raw = [p.components_.T @ a for p, a in zip(turn, own)]
+        less = w @ mean + sum(p.mean_ @ r for p, r in zip(turn, raw))
+        return cls(np.concatenate([*raw, own[-1]]), float(m.intercept_[0] - less))
+
+    def __call__(self, parts) -> np.ndarray: # probability [n]
+        return 1/(1 + np.exp(-(np.concatenate(parts, 1) @ self.w + self.b)))
+
 # %% ../../nbs/32d_entailment.ipynb #4e536402
 HEADS = ('packed', 'selected', 'reader', 'numbers', 'wording', 'mixture')
 
-def _linear(X, y, C=.003):
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    m = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))
-    return m.fit(X, y)
-
-def _trees(X, y, seed):
+def fit_numbers(x, y, seed: int = 0) -> Trees: # `facts` [n, k], labels
+    "Small trees on facts"
     from sklearn.ensemble import HistGradientBoostingClassifier
-    return HistGradientBoostingClassifier(max_iter=120, learning_rate=.05,
+    return Trees.of(HistGradientBoostingClassifier(max_iter=120, learning_rate=.05,
         max_leaf_nodes=8, min_samples_leaf=min(20, len(y)//4), l2_regularization=5.,
-        max_features=.7, random_state=seed).fit(X, y)
+        max_features=.7, random_state=seed).fit(x, y))
 
 def _wording(texts, y):
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -210,12 +238,6 @@ def _wording(texts, y):
     return make_pipeline(TfidfVectorizer(ngram_range=(2, 5), min_df=2,
         sublinear_tf=True, analyzer='char_wb'), LogisticRegression(
             C=3., max_iter=1000)).fit(texts, y)
-
-def _components(v, learn, k=48):
-    "Principal components of statement and pairings, fitted on some rows"
-    from sklearn.decomposition import PCA
-    k = min(k, len(learn), v.shape[1])
-    return PCA(k, random_state=0, svd_solver='full').fit(v[learn]).transform(v)
 
 # %% ../../nbs/32d_entailment.ipynb #c28b46fb
 def answers(
@@ -227,15 +249,14 @@ def answers(
     seed: int = 0,
 ) -> dict: # head -> P(entailment) of `new`
     "Every head, learned on some statements and asked about others"
-    def pairing(u):
-        return np.concatenate([_components(z, learn) for z in (
-            t.v, np.abs(u - t.v), u*t.v)] + [x], 1)
     y, out = t.y[learn], dict(reader=told[new])
     texts = np.array([mended(s.text) for s in t.statements], object)
-    far = np.concatenate([pairing(pooled(t)), judge], 1)
-    for name, X in (('packed', far), ('selected', pairing(near))):
-        out[name] = _linear(X[learn], y).predict_proba(X[new])[:, 1]
-    out['numbers'] = _trees(x[learn], y, seed).predict_proba(x[new])[:, 1]
+    both = ('packed', pooled(t), np.c_[x, judge]), ('selected', near, x)
+    for name, u, more in both:
+        parts = pairing(t.v, u, more)
+        m = Linear.fit([p[learn] for p in parts], y)
+        out[name] = m([p[new] for p in parts])
+    out['numbers'] = fit_numbers(x[learn], y, seed)(x[new])
     out['wording'] = _wording(texts[learn], y).predict_proba(texts[new])[:, 1]
     mixed = [out[k] for k in ('selected', 'numbers', 'wording')]
     return out | dict(mixture=np.mean(mixed, 0))

@@ -6,8 +6,8 @@ Docs: https://reasonlab.github.io/reasonlab/evidence.html.md"""
 
 # %% auto #0
 __all__ = ['segment_of', 'segment_sum', 'segment_softmax', 'attention_pool', 'padding_ratio', 'make_layer', 'make_mixer',
-           'make_reader', 'fit_trees', 'fit_reader', 'micro_f1', 'best_threshold', 'Selector', 'named_lines',
-           'fit_selector']
+           'make_reader', 'Trees', 'fit_trees', 'Read', 'fit_reader', 'micro_f1', 'best_threshold', 'Selector',
+           'named_lines', 'fit_selector']
 
 # %% ../../nbs/32c_evidence.ipynb #e9f3a808
 from dataclasses import dataclass
@@ -121,29 +121,69 @@ def make_reader(
             return self.g(h)[:, 0], segment_softmax(a, offsets), y
     return Reader()
 
+# %% ../../nbs/32c_evidence.ipynb #t0000002
+@dataclass
+class Trees:
+    "Boosted trees for two classes, as plain arrays"
+    nodes: np.ndarray # float64 [m, 5]: feature (-1 in a leaf), cut, left, right, value
+    roots: np.ndarray # int [trees]
+    base: float       # where the sum begins
+
+    @classmethod
+    def of(cls, m): # a fitted `HistGradientBoostingClassifier`
+        parts = [p[0].nodes for p in m._predictors]
+        at = np.r_[0, np.cumsum([len(p) for p in parts])]
+        def table(p, start):
+            leaf = p['is_leaf'].astype(bool)
+            f = np.where(leaf, -1, p['feature_idx'])
+            return np.column_stack([f, np.where(leaf, 0, p['num_threshold']),
+                p['left'] + float(start), p['right'] + float(start), p['value']])
+        return cls(np.concatenate([table(p, s) for p, s in zip(parts, at)]), at[:-1],
+                   float(m._baseline_prediction.ravel()[0]))
+
+    def __call__(self, x) -> np.ndarray: # [n, features] -> probability [n]
+        x, total = np.asarray(x, float), np.full(len(x), self.base)
+        for root in self.roots:
+            at, rows = np.full(len(x), root), np.arange(len(x))
+            while (inner := self.nodes[at, 0] >= 0).any():
+                i, n = rows[inner], self.nodes[at[inner]]
+                left = x[i, n[:, 0].astype(int)] <= n[:, 1]
+                at[inner] = np.where(left, n[:, 2], n[:, 3])
+            total += self.nodes[at, 4]
+        return 1/(1 + np.exp(-total))
+
 # %% ../../nbs/32c_evidence.ipynb #9a5eced2
-def fit_trees(t: Table, rows, seed: int = 0, most: int = 200):
-    "Boosted trees on the lines of some statements; returns their scorer"
+def fit_trees(t: Table, rows, seed: int = 0, most: int = 200) -> Trees:
+    "Boosted trees on the lines of some statements"
     from sklearn.ensemble import HistGradientBoostingClassifier
     m = HistGradientBoostingClassifier(max_iter=most, learning_rate=.05,
         max_leaf_nodes=31, min_samples_leaf=min(40, max(1, len(rows)//4)),
         l2_regularization=1., max_features=.5, random_state=seed)
     i = t.at(rows)
-    m.fit(t.f[i], t.e[i])
-    return lambda t, rows: m.predict_proba(t.f[t.at(rows)])[:, 1]
+    return Trees.of(m.fit(t.f[i], t.e[i]))
 
 # %% ../../nbs/32c_evidence.ipynb #07fc8468
-def _batcher(mean, spread):
-    "From some statements of a table to tensors"
-    import torch
-    T = lambda x: torch.tensor(np.asarray(x, np.float32))
-    def batch(t, some):
-        i = t.at(some)
-        x = T(((t.f[i] - mean)/spread).clip(-5, 5))
+@dataclass
+class Read:
+    "A network, and how its features are scaled: from a table to probabilities"
+    net: object
+    mean: np.ndarray
+    spread: np.ndarray
+
+    def batch(self, t: Table, some): # tensors; evidence and labels of some statements
+        import torch
+        T, i = lambda x: torch.tensor(np.asarray(x, np.float32)), t.at(some)
+        x = T(((t.f[i] - self.mean)/self.spread).clip(-5, 5))
         place, side = (torch.tensor(z[i]) for z in (t.place, t.side))
         return ((T(t.u[i]), T(t.v[some]), x, place, side, t.size[some]), T(t.e[i]),
                 T(t.y[some]))
-    return batch
+
+    def __call__(self, t: Table, rows): # evidence [lines], entailment [statements]
+        import torch
+        parts = np.array_split(np.asarray(rows), max(1, len(rows)//32))
+        with torch.no_grad():
+            out = [self.net(*self.batch(t, p)[0])[::2] for p in parts]
+        return tuple(torch.sigmoid(torch.cat(x)).numpy() for x in zip(*out))
 
 # %% ../../nbs/32c_evidence.ipynb #f555a49e
 def fit_reader(
@@ -151,18 +191,17 @@ def fit_reader(
     epochs: float = 6, lam: float = 1., # weight of the evidence
     pull: float = .1, # of the attention towards the evidence
     **sizes, # of `make_reader`
-):  # a scorer: (table, rows) -> evidence [lines], entailment [statements]
+) -> Read:
     "Train the network on some statements"
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits as bce
     from reasonlab.models.train import BucketSampler, TrainConfig, train
     torch.manual_seed(seed)
     rows, i = np.asarray(rows), t.at(rows)
-    mean, spread = t.f[i].mean(0), t.f[i].std(0) + 1e-6
     net = make_reader(t.u.shape[1], t.f.shape[1], **sizes)
-    batch = _batcher(mean, spread)
+    out = Read(net, t.f[i].mean(0), t.f[i].std(0) + 1e-6)
     def loss(net, chosen):
-        x, e, y = batch(t, rows[chosen])
+        x, e, y = out.batch(t, rows[chosen])
         g, a, z = net(*x)
         offsets = torch.tensor([0, *np.cumsum(x[-1])])
         want = e/segment_sum(e, offsets).clamp(min=1)[segment_of(offsets)]
@@ -172,18 +211,8 @@ def fit_reader(
     train(net, loss, len(rows), TrainConfig(steps=max(1, int(epochs*len(rows)/size)),
         size=size, rate=1e-3, decay=.05, seed=seed),
         sampler=BucketSampler(t.size[rows], size, seed, pool=8))
-    return _scorer(net.eval(), batch)
-
-# %% ../../nbs/32c_evidence.ipynb #f5db6d19
-def _scorer(net, batch):
-    "Probabilities from a trained network"
-    import torch
-    def score(t, rows):
-        parts = np.array_split(np.asarray(rows), max(1, len(rows)//32))
-        with torch.no_grad():
-            out = [(g, z) for p in parts for g, _, z in [net(*batch(t, p)[0])]]
-        return tuple(torch.sigmoid(torch.cat(x)).numpy() for x in zip(*out))
-    return score
+    net.eval()
+    return out
 
 # %% ../../nbs/32c_evidence.ipynb #1c728386
 def micro_f1(e, said) -> float: # bool [t], bool [t]
@@ -199,17 +228,18 @@ def best_threshold(e, p, grid=tuple(np.arange(.10, .76, .01))) -> float:
 @dataclass
 class Selector:
     "A fitted selector"
-    trees: object
-    reader: object
+    trees: Trees
+    reader: Read
     cut: float        # threshold
     oof: np.ndarray   # out-of-fold probability of each line learned from
     told: np.ndarray  # out-of-fold probability of entailment of each statement
-    weight: float = .3 # of the network
+    weight: float = .5 # of the network
 
     def scores(self, t: Table, rows=None): # evidence [lines], entailment [statements]
         rows = np.arange(len(t.size)) if rows is None else rows
         g, z = self.reader(t, rows)
-        return (1 - self.weight)*self.trees(t, rows) + self.weight*g, z
+        p = self.trees(t.f[t.at(rows)])
+        return (1 - self.weight)*p + self.weight*g, z
 
 def named_lines(
     t: Table, p, # probability of each line
@@ -227,7 +257,7 @@ def named_lines(
 def fit_selector(
     t: Table, rows,
     seed: int = 0, k: int = 5, # folds
-    epochs: float = 6, most: int = 200, weight: float = .3,
+    epochs: float = 6, most: int = 200, weight: float = .5,
     **sizes, # of the network
 ) -> Selector:
     "Fit on some statements, with the threshold from folds of them"
