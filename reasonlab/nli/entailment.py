@@ -207,11 +207,13 @@ class Linear:
         from sklearn.decomposition import PCA
         from sklearn.linear_model import LogisticRegression
         *wide, plain = parts
-        turn = [PCA(min(k, *x.shape), svd_solver='full').fit(x) for x in wide]
+        k = min(k, max(1, len(y)//4)) # components that vary
+        turn = [PCA(min(k, x.shape[1]), svd_solver='full').fit(x) for x in wide]
         z = np.concatenate([*(p.transform(x) for p, x in zip(turn, wide)), plain], 1)
         mean, spread = z.mean(0), z.std(0)
         spread[spread < 1e-9] = 1.
-        m = LogisticRegression(C=C, max_iter=2000).fit((z - mean)/spread, y)
+        m = LogisticRegression(C=C, max_iter=2000, class_weight='balanced')
+        m.fit((z - mean)/spread, y)
         w = m.coef_[0]/spread
         own = np.split(w, np.cumsum([p.n_components_ for p in turn]))
         raw = [p.components_.T @ a for p, a in zip(turn, own)]
@@ -229,7 +231,7 @@ def fit_numbers(x, y, seed: int = 0) -> Trees: # `facts` [n, k], labels
     from sklearn.ensemble import HistGradientBoostingClassifier
     return Trees.of(HistGradientBoostingClassifier(max_iter=120, learning_rate=.05,
         max_leaf_nodes=8, min_samples_leaf=min(20, len(y)//4), l2_regularization=5.,
-        max_features=.7, random_state=seed).fit(x, y))
+        max_features=.7, random_state=seed, class_weight='balanced').fit(x, y))
 
 def _wording(texts, y):
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -237,7 +239,7 @@ def _wording(texts, y):
     from sklearn.pipeline import make_pipeline
     return make_pipeline(TfidfVectorizer(ngram_range=(2, 5), min_df=2,
         sublinear_tf=True, analyzer='char_wb'), LogisticRegression(
-            C=3., max_iter=1000)).fit(texts, y)
+            C=3., max_iter=1000, class_weight='balanced')).fit(texts, y)
 
 # %% ../../nbs/32d_entailment.ipynb #c28b46fb
 def answers(
@@ -274,8 +276,10 @@ def twins(
 def paired(
     statements: list[Statement],
     p: np.ndarray, # P(entailment)
+    pairs=None, # rows; None: `twins`
 ) -> np.ndarray: # bool
-    "Of twins the likelier is entailed; the rest by one half"
+    "Of two the likelier is entailed; the rest by one half"
     out = p > .5
-    for a, b in twins(statements): out[[a, b]] = p[a] > p[b], p[b] >= p[a]
+    for a, b in twins(statements) if pairs is None else pairs:
+        out[[a, b]] = p[a] > p[b], p[b] >= p[a]
     return out

@@ -278,6 +278,7 @@ def kept_table(
     counted: dict | None = None, # reports whose words are counted; else `trials`
     encoder=None, # None: the default one
     folder=None,  # None: the cache folder
+    vectors=None, # an `Encoded` of the same reports, to share
 ) -> Table:
     "`tabled`, from the cache where it is there"
     from reasonlab.models.encoder import SHA256, Encoder
@@ -293,7 +294,7 @@ def kept_table(
                 for a, i, _ in lines(s, trials)]
         return Table(statements, **x, e=np.array(gold),
                      y=np.array([s.label == ANSWERS[0] for s in statements]))
-    t = tabled(statements, trials, Weights(counted or trials),
-               Encoded(counted or trials, encoder or Encoder.load()))
+    vectors = vectors or Encoded(counted or trials, encoder or Encoder.load())
+    t = tabled(statements, trials, Weights(counted or trials), vectors)
     write_atomic(path, _packed(t))
     return t
