@@ -283,10 +283,17 @@ def _nli4ct_trials(i, r, f):
     return dict(id=r['Clinical Trial ID'], task=f.task,
                 **{s: list(r[s]) for s in _SECTIONS})
 
+def _fm2(i, r, f):
+    found = r['gold_evidence']
+    return dict(id=r['id'], task=f.task, claim=r['text'], label=r['label'],
+        page=r['wikipedia_page'], category=r['category'],
+        evidence=[e['text'] for e in found],
+        headers=[e['section_header'] for e in found])
+
 _SECTIONS = 'Eligibility', 'Adverse Events', 'Results', 'Intervention'
 _KEYED = 'nli4ct', # a file is one object: name -> row
 _READERS = READERS | dict(verify_cot=_verify_cot, gsm8k=_gsm8k, nli4ct=_nli4ct,
-                          bigbench_mistake=_bigbench_mistake,
+                          fm2=_fm2, bigbench_mistake=_bigbench_mistake,
                           nli4ct_trials=_nli4ct_trials)
 
 # %% ../nbs/07_data.ipynb #0ccc6ec2
@@ -314,9 +321,12 @@ FEATURES = SETS | dict(
     nli4ct=dict.fromkeys(('id', 'task', 'Type', 'Section_id', 'Primary_id',
         'Secondary_id', 'Statement', 'Label'), 'string') | dict.fromkeys(
         ('Primary_evidence_index', 'Secondary_evidence_index'), ['int32']),
+    fm2=dict.fromkeys(('id', 'task', 'claim', 'label', 'page', 'category'), 'string') |
+        dict(evidence=['string'], headers=['string']),
     nli4ct_trials=dict(id='string', task='string') | dict.fromkeys(_SECTIONS,
                                                                    ['string']))
 
+# %% ../nbs/07_data.ipynb #03f1c117
 def rows(
     name: str, # a set of the catalogue
     task: str | None = None, # one file of the set
