@@ -124,10 +124,10 @@ def hvi_rows(
         out['base'].append(-abs((said > 0).mean() - true))
     return out | dict(group=seed*1000 + np.arange(size['systems']))
 
-# %% ../../nbs/33f_fact_study.ipynb #646dc9a7
+# %% ../../nbs/33f_fact_study.ipynb #1753f165
 SIZES = dict(
     smoke=dict(learn=60, test=30, epochs=1, systems=2, claims=10, known=60),
-    home=dict(learn=240, test=60, epochs=4, systems=4, claims=12, known=60),
+    home=dict(learn=120, test=40, epochs=4, systems=3, claims=8, known=30),
     full=dict(learn=2500, test=500, epochs=6, systems=15, claims=60, known=300))
 
 @cache
