@@ -412,6 +412,6 @@ def bench(name: BENCH = 'verify',
 # %% ../../nbs/82_cli.ipynb #fd877d5d
 def main():
     "The entry point `reasonlab`"
-    for part in ('book', 'nli', 'nli4ct'):
+    for part in ('book', 'nli', 'nli4ct', 'factcheck'):
         importlib.import_module(f'reasonlab.lab.cli_{part}')
     app() # to which they have added their commands
