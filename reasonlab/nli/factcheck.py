@@ -8,7 +8,7 @@ Docs: https://reasonlab.github.io/reasonlab/factcheck.html.md"""
 __all__ = ['Checkers', 'row_fault', 'asked', 'judged', 'wrong_words', 'factcheck_rows', 'save_words', 'load_words',
            'make_factcheck', 'shipped', 'factcheck']
 
-# %% ../../nbs/33h_factcheck.ipynb #075dc83c
+# %% ../../nbs/33h_factcheck.ipynb #f94e1989
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +20,7 @@ from ..files import BadFile, check_safetensors
 from .fact_world import FactWorld
 from .multitask import ARMS, LABELS, Model, fit, make_net, predict, see
 from .retrieval import nearest, rare_overlap
-from .spans import KINDS, kind_by_form, marked
+from .spans import KINDS, kind_by_form, marked, spans_of, word_spans
 from ..runs import write_atomic
 
 # %% ../../nbs/33h_factcheck.ipynb #6be72759
@@ -90,7 +90,14 @@ def _cited(one, near, shared):
     keep = set(np.flatnonzero(p >= .5).tolist()) or {int(p.argmax())}
     return [near[k] for k in sorted(keep)]
 
-# %% ../../nbs/33h_factcheck.ipynb #208cba6d
+# %% ../../nbs/33h_factcheck.ipynb #df11d323
+def _whole_words(text, spans, kinds):
+    "Spans widened to words, joined, each with the kinds of its first part"
+    at = word_spans(text)
+    for a, b in spans_of(at, marked(at, spans), text):
+        first = next(k for (c, d), k in zip(spans, kinds) if c < b and a < d)
+        yield a, b, first
+
 def wrong_words(
     model: Model, encoder, todo: list, # (evidence, sentence)
 ) -> list: # for each: [(start, end, kind, score)]
@@ -101,7 +108,7 @@ def wrong_words(
     out, good = [[] for _ in todo], s.good
     for i, p in zip(good, predict(model, s, good)):
         text, at = todo[i][1], s.offsets[i]
-        for (a, b), kinds in zip(p['spans'], p['kinds']):
+        for a, b, kinds in _whole_words(text, p['spans'], p['kinds']):
             kind = kind_by_form(text, a, b)
             if kind in ('IF', 'P'): kind = max(('IF', 'P'),
                                                key=lambda k: kinds[KINDS.index(k)])
