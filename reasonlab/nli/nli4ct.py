@@ -38,7 +38,7 @@ STUDY = Study(slug='nli4ct', claims=(*REAL_CLAIMS, *WORLD_CLAIMS), observe=obser
 
 # %% ../../nbs/32_nli4ct.ipynb #4bbd5257
 _LINES = dict(selector='pred', structure='floor_structure', bm25='floor_bm25',
-              every='base', shuffled='control')
+              every='base', exchanged='floor_exchanged')
 
 def _interval(tables, stat, keep=None):
     "Estimate and 95 % interval over seeds and groups"

@@ -6,8 +6,8 @@ Docs: https://reasonlab.github.io/reasonlab/trial_arms.html.md"""
 
 # %% auto #0
 __all__ = ['BM25', 'SIZES', 'LINE_ARMS', 'REAL_CLAIMS', 'STATISTICS', 'exchanged', 'joined', 'part_of', 'shuffled', 'line_arms',
-           'head_arms', 'fold_by_fold', 'line_rows', 'random_pairs', 'level_rows', 'answer_rows', 'tables', 'on_dev',
-           'observe_real']
+           'head_arms', 'fold_by_fold', 'anywhere', 'line_rows', 'random_pairs', 'level_rows', 'answer_rows', 'tables',
+           'on_dev', 'observe_real']
 
 # %% ../../nbs/32f_trial_arms.ipynb #5f567c5d
 from dataclasses import replace
@@ -135,10 +135,10 @@ def fold_by_fold(
 
 # %% ../../nbs/32f_trial_arms.ipynb #c9ab72cd
 _C = dict(paper='nli4ct', scope='real')
-_LINES = dict(statistic='micro_f1_gain', effect=.1, floors=('bm25', 'structure'),
-              control='shuffled', **_C)
+_LINES = dict(statistic='micro_f1_gain', effect=.1, control='anywhere', **_C,
+              floors=('bm25', 'structure', 'exchanged'))
 _LEVEL = dict(statistic='accuracy', effect=.62, null=.5, floors=('wording',),
-              control='other_section', expected=.66, **_C)
+              control='other_answers', expected=.66, **_C)
 _GAIN = dict(statistic='accuracy_gain', effect=.03, expected=.07,
              control='other_section', **_C)
 REAL_CLAIMS = (
@@ -175,26 +175,33 @@ def _f1_gain(rows, w, column='pred'): return _f1(rows, w, column) - _f1(rows, w,
 STATISTICS = dict(micro_f1_gain=_f1_gain)
 
 # %% ../../nbs/32f_trial_arms.ipynb #a9942cbf
-def line_rows(t: Table, lines: dict, group) -> Observation:
+def anywhere(answers, seed: int) -> np.ndarray: # the same answers
+    "Answers exchanged among all rows"
+    return np.random.default_rng([seed, 10]).permutation(answers)
+
+def line_rows(t: Table, lines: dict, group, seed: int = 0) -> Observation:
     "Rows of the claims on evidence: one line of a section each"
     col = {k: v.astype(int) for k, v in lines.items()}
     return Observation(dict(y=t.e.astype(int), pred=col['selector'], base=col['every'],
         floor_bm25=col['bm25'], floor_structure=col['structure'],
-        control=col['shuffled'], group=np.asarray(group)[t.of],
+        floor_exchanged=col['shuffled'], control=anywhere(col['selector'], seed),
+        group=np.asarray(group)[t.of],
         section=np.array([SECTIONS.index(s.section) for s in t.statements])[t.of]))
 
 def random_pairs(n: int, rng: np.random.Generator) -> list[tuple]: # rows
     "Partners at random"
     return list(map(tuple, rng.permutation(n)[:n - n % 2].reshape(-1, 2).tolist()))
 
-def level_rows(t: Table, heads: dict, group) -> dict: # entailment, reading -> columns
+def level_rows(
+    t: Table, heads: dict, group, seed: int = 0,
+) -> dict: # entailment, reading -> columns
     "Rows of the claims on entailment, with what every head said for the table"
     said = {k: (p > .5).astype(int) for k, p in heads.items()}
-    own = dict(y=t.y.astype(int), pred=said['mixture'], group=np.asarray(group),
-               control=said['other_section'])
+    own = dict(y=t.y.astype(int), pred=said['mixture'], group=np.asarray(group))
+    other = anywhere(said['mixture'], seed)
     arms = {f'arm_{k}': v for k, v in said.items()}
-    return dict(entailment=own | dict(floor_wording=said['wording']) | arms,
-                reading=own | dict(base=said['wording']))
+    return dict(entailment=own | dict(floor_wording=said['wording'], control=other) | arms,
+                reading=own | dict(base=said['wording'], control=said['other_section']))
 
 # %% ../../nbs/32f_trial_arms.ipynb #cb344eab
 def answer_rows(t: Table, heads: dict, group, seed: int) -> dict: # claim -> Observation
@@ -205,7 +212,7 @@ def answer_rows(t: Table, heads: dict, group, seed: int) -> dict: # claim -> Obs
     pair = random_pairs(len(y), np.random.default_rng([seed, 9]))
     two, sham = ((paired(t.statements, p, by) == t.y)*1. for by in (None, pair))
     base = dict(group=np.asarray(group))
-    rows = level_rows(t, heads, group) | dict(
+    rows = level_rows(t, heads, group, seed) | dict(
         lines=dict(pred=hit['gold_lines'], base=hit['every_lines'],
                    control=hit['random_lines']),
         twins=dict(pred=two, base=hit['mixture'], control=sham))
@@ -249,12 +256,12 @@ def observe_real(
     except FileNotFoundError: return none
     group = connected(t.statements)
     lines, heads = fold_by_fold(t, other, whose, trials, judge, size, seed)
-    out = none | {'nli4ct.evidence': line_rows(t, lines, group)}
+    out = none | {'nli4ct.evidence': line_rows(t, lines, group, seed)}
     out |= answer_rows(t, heads, group, seed)
     if len(train) < len(t.size):
         own = group[len(train):]
         dev, named, said = on_dev(t, other, whose, trials, judge, train, size, seed)
-        out['nli4ct.evidence_dev'] = line_rows(dev, named, own)
+        out['nli4ct.evidence_dev'] = line_rows(dev, named, own, seed)
         out |= {f'nli4ct.{k}_dev': Observation(v)
-                for k, v in level_rows(dev, said, own).items()}
+                for k, v in level_rows(dev, said, own, seed).items()}
     return out
