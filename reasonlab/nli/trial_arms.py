@@ -200,8 +200,9 @@ def level_rows(
     own = dict(y=t.y.astype(int), pred=said['mixture'], group=np.asarray(group))
     other = anywhere(said['mixture'], seed)
     arms = {f'arm_{k}': v for k, v in said.items()}
-    return dict(entailment=own | dict(floor_wording=said['wording'], control=other) | arms,
-                reading=own | dict(base=said['wording'], control=said['other_section']))
+    return dict(
+        entailment=own | dict(floor_wording=said['wording'], control=other) | arms,
+        reading=own | dict(base=said['wording'], control=said['other_section']))
 
 # %% ../../nbs/32f_trial_arms.ipynb #cb344eab
 def answer_rows(t: Table, heads: dict, group, seed: int) -> dict: # claim -> Observation
