@@ -23,7 +23,7 @@ from .retrieval import nearest, rare_overlap
 from .spans import KINDS, kind_by_form, marked, spans_of, word_spans
 from ..runs import write_atomic
 
-# %% ../../nbs/33h_factcheck.ipynb #6be72759
+# %% ../../nbs/33h_factcheck.ipynb #5744818c
 @dataclass
 class Checkers:
     "Who answers"
@@ -44,9 +44,14 @@ def asked(
     row: dict, encoder, k: int = 5, # sentences of the evidence for one of the claim
 ) -> list[dict]: # start, end of a sentence of the claim; its pieces of the evidence
     "The sentences of a claim, each with the pieces it is about"
-    return [dict(start=a, end=b, near=nearest(row['claim'][a:b], row['evidence'],
-                                              encoder, k))
-            for a, b in sentences(row['claim'])]
+    out = []
+    for a, b in sentences(row['claim']):
+        said, text = row['claim'][a:b], row['evidence']
+        near = nearest(said, text, encoder, k)
+        shared = rare_overlap(said, [text[c:d] for c, d in near]) > 0
+        if shared.any(): near = [s for s, keep in zip(near, shared) if keep]
+        out.append(dict(start=a, end=b, near=near))
+    return out
 
 # %% ../../nbs/33h_factcheck.ipynb #9d4bdb36
 def _questions(rows, parts):
