@@ -136,7 +136,7 @@ def test_the_command_with_the_weights_that_ship(tmp_path):
 @weights
 def test_a_long_page_gets_the_verdict_of_its_part():
     from reasonlab.nli.factcheck import factcheck_rows
-    filler = " ".join(f"The weather of day {i % 31} was neither warm nor cold." for i in range(8000))
+    filler = " ".join(f"The weather of day {i % 9 + 20} was neither warm nor cold." for i in range(8000))
     half = filler.index("The weather", len(filler) // 2)
     long = filler[:half] + PAGE + " " + filler[half:]
     assert len(long.split()) > 70_000
