@@ -208,7 +208,8 @@ class Linear:
         from sklearn.linear_model import LogisticRegression
         *wide, plain = parts
         k = min(k, max(1, len(y)//4)) # components that vary
-        turn = [PCA(min(k, x.shape[1]), svd_solver='full').fit(x) for x in wide]
+        with np.errstate(invalid='ignore'): # of parts that do not vary
+            turn = [PCA(min(k, x.shape[1]), svd_solver='full').fit(x) for x in wide]
         z = np.concatenate([*(p.transform(x) for p, x in zip(turn, wide)), plain], 1)
         mean, spread = z.mean(0), z.std(0)
         spread[spread < 1e-9] = 1.
