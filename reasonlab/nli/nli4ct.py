@@ -48,7 +48,7 @@ def _interval(tables, stat, keep=None):
         rows = {k: v[at] for k, v in t.items()}
         parts.append(((lambda w, rows=rows: stat(rows, w)), rows['group']))
     i = hierarchical_bootstrap(parts, np.random.default_rng(0), 1000)
-    return [round(float(v), 4) for v in (i.estimate, i.low, i.high)]
+    return [round(min(1., max(0., float(v))), 4) for v in (i.estimate, i.low, i.high)]
 
 def _accuracy(column):
     return lambda rows, w: w @ (rows[column] == rows['y'])/w.sum(-1)
