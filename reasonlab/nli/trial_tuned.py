@@ -31,13 +31,13 @@ def pair_loss(z): # logits of pairs [2 n]: entailed, other, entailed, other ...
     y = torch.tensor([1., 0.]).repeat(len(z)//2)
     return binary_cross_entropy_with_logits(z, y) + softplus(z[1::2] - z[::2]).mean()
 
-# %% ../../nbs/32h_trial_tuned.ipynb #29ae0e52
+# %% ../../nbs/32h_trial_tuned.ipynb #f93f966c
 def tune(
     net,    # a module from a `Pack` to logits [n]
     items: list, # of all statements
     pairs: list, # of `ordered`
     seed: int = 0, epochs: float = 2., size: int = 8,
-    rate: float = 5e-4, inner: float = 5e-5, # of the head; of what lies below `net.body`
+    rate: float = 5e-4, inner: float = 5e-5, # of the head; of what is in `net.body`
 ):
     "Train on pairs, in place"
     import torch
@@ -92,7 +92,7 @@ def paired_items(statements, trials: dict, p: list, reader, room: int = 180) -> 
     said = [packed(s, trials, cost, room, q) for s, q in zip(statements, p)]
     return read_pairs(reader, said, [mended(s.text) for s in statements])
 
-# %% ../../nbs/32h_trial_tuned.ipynb #556bc419
+# %% ../../nbs/32h_trial_tuned.ipynb #3c7d3fbb
 def tuned_on_dev(
     seeds=(0, 1), epochs: float = 2.,
 ) -> dict: # accuracy alone and in pairs, by seed
@@ -108,8 +108,8 @@ def tuned_on_dev(
     for seed in seeds:
         net, reader = open_judge()
         items = paired_items(t.statements, trials, parts, reader)
-        z = asked_of(tune(net, items, ordered(t.statements, train), seed, epochs),
-                     items, dev)
+        pairs = ordered(t.statements, train)
+        z = asked_of(tune(net, items, pairs, seed, epochs), items, dev)
         own = [t.statements[i] for i in dev]
         both = paired(own, 1/(1 + np.exp(-z)))
         for k, said in (('alone', z > 0), ('pairs', both)):
@@ -119,5 +119,6 @@ def tuned_on_dev(
 def write_tuned(**how) -> str:
     "Make data/calibration/nli4ct_tuned.json"
     path = asset_root()/'calibration'/'nli4ct_tuned.json'
-    write_atomic(path, json.dumps(dict(schema=1) | tuned_on_dev(**how), indent=1) + '\n')
+    got = dict(schema=1) | tuned_on_dev(**how)
+    write_atomic(path, json.dumps(got, indent=1) + '\n')
     return path.name
