@@ -112,10 +112,13 @@ def answers_table(statements, answers: list[dict]) -> Table:
 def statement_card(s, a: dict, trials: dict) -> dict:
     "A statement and its lines for the page"
     sign, _, kind = _MARKS[a['label']]
-    texts = [('statement', clean(s.text), ''), ('section', s.section, '')]
+    texts, own = [('statement', clean(s.text), '')], {}
     for side, i, text in lines(s, trials):
-        if (side, i) in a['named']: texts.append(
-            (f'{SIDES[side]} {i}', clean(text.strip()), ''))
+        if (side, i) in a['named']: own.setdefault(side, []).append(
+            f'{i:>3}  {clean(text.strip())}')
+    for side, some in own.items():
+        first, rest = ('\n'.join(x) for x in (some[:12], some[12:]))
+        texts.append((f'{SIDES[side]} trial, {s.section}', first, rest))
     p = a['score']
     bar = dict(name='entailed', value=f'{p:.3f}', width=round(100*p, 1), kind=kind,
                best=True)
