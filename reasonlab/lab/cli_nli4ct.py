@@ -109,6 +109,7 @@ def answers_table(statements, answers: list[dict]) -> Table:
                   Text(shown(where, 30)))
     return t
 
+# %% ../../nbs/82h_cli_nli4ct.ipynb #2aadc618
 def statement_card(s, a: dict, trials: dict) -> dict:
     "A statement and its lines for the page"
     sign, _, kind = _MARKS[a['label']]
