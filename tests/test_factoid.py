@@ -1,5 +1,6 @@
 "FACTOID: spans in odd texts, the world read twice, the heads, the index, and factcheck with its real weights"
 import json, unicodedata
+from collections import Counter
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -32,7 +33,11 @@ def test_checked_spans_are_apart_and_cover_the_same(spans):
     if bad:
         with pytest.raises(ValueError, match="span"): S.checked(text, spans)
         return
-    out = S.checked(text, spans)
+    found = Counter()
+    out = S.checked(text, spans, None, found)
+    assert found.total() == len(spans) - len(out)
+    if found:
+        with pytest.raises(ValueError, match="spans: "): S.checked(text, spans)
     assert {i for a, b in spans for i in range(a, b)} == {i for a, b, _ in out for i in range(a, b)}
     assert all(x[1] <= y[0] for x, y in zip(out, out[1:]))
 
