@@ -79,6 +79,19 @@ def test_the_world_says_nothing_by_itself():
     assert abs(size[y].mean() - size[~y].mean()) < 4
 
 
+def test_the_length_of_the_evidence_says_nothing_of_strict_rows():
+    rows = FactWorld(neutral=1 / 3, strict=True).rows(np.random.default_rng(3), 3000)
+    n = {k: np.mean([r["evidence"].count(".") for r in rows if r["label"] == k]) for k in ("supported", "refuted", "not_enough")}
+    assert max(n.values()) - min(n.values()) < .2
+
+
+def test_rows_without_neutral_do_not_change_with_the_option_off():
+    "The stream of rows that shipped weights were made from"
+    r = FactWorld(0, neutral=.2).rows(np.random.default_rng(0), 50)
+    few = [x["evidence"].count(".") for x in r if x["label"] == "not_enough"]
+    assert len(few) == 10 and max(few) <= 6
+
+
 @given(st.lists(st.integers(1, 40), min_size=4, max_size=4), st.floats(0, .9))
 @settings(max_examples=50, deadline=None)
 def test_the_correction_undoes_what_the_detector_did(mix, keep):
