@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from typer.testing import CliRunner
 from reasonlab.nli import spans as S
 from reasonlab.nli.fact_world import FactWorld
-from reasonlab.nli.hvi import behind, corrected, hvi_auto
+from reasonlab.nli.hvi import behind, corrected, corrected_kind, hvi_auto
 
 torch = pytest.importorskip("torch")
 
@@ -100,6 +100,16 @@ def test_the_correction_undoes_what_the_detector_did(mix, keep):
     C = (.3 + .6 * keep) * np.eye(5)
     C += (1 - C.sum(1, keepdims=True)) / 5
     assert np.abs(behind(C.T @ p, C) - p).max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", S.KINDS)
+def test_one_kind_against_the_rest_agrees_with_the_table(kind):
+    "With a symmetric detector and the mix of the calibration both say the same, and cover"
+    rng, C = np.random.default_rng(3), np.eye(5) * .7 + .06
+    known = np.round(400 * C)
+    said = np.array([rng.choice(5, p=C[t]) for t in rng.choice(5, 4000)])
+    one, all_ = corrected_kind(said, np.arange(4000), known, kind, rng), corrected(said, np.arange(4000), known, rng)[kind]
+    assert one.low < .2 < one.high and abs(one.estimate - all_.estimate) < .01
 
 
 def test_the_interval_of_a_rate_covers():
