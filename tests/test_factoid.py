@@ -1,12 +1,13 @@
 "FACTOID: spans in odd texts, the world read twice, the heads, the index, and factcheck with its real weights"
 import json, unicodedata
+from collections import Counter
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from typer.testing import CliRunner
 from reasonlab.nli import spans as S
 from reasonlab.nli.fact_world import FactWorld
-from reasonlab.nli.hvi import behind, corrected, hvi_auto
+from reasonlab.nli.hvi import behind, corrected, corrected_kind, hvi_auto
 
 torch = pytest.importorskip("torch")
 
@@ -32,7 +33,11 @@ def test_checked_spans_are_apart_and_cover_the_same(spans):
     if bad:
         with pytest.raises(ValueError, match="span"): S.checked(text, spans)
         return
-    out = S.checked(text, spans)
+    found = Counter()
+    out = S.checked(text, spans, None, found)
+    assert found.total() == len(spans) - len(out)
+    if found:
+        with pytest.raises(ValueError, match="spans: "): S.checked(text, spans)
     assert {i for a, b in spans for i in range(a, b)} == {i for a, b, _ in out for i in range(a, b)}
     assert all(x[1] <= y[0] for x, y in zip(out, out[1:]))
 
@@ -74,6 +79,19 @@ def test_the_world_says_nothing_by_itself():
     assert abs(size[y].mean() - size[~y].mean()) < 4
 
 
+def test_the_length_of_the_evidence_says_nothing_of_strict_rows():
+    rows = FactWorld(neutral=1 / 3, strict=True).rows(np.random.default_rng(3), 3000)
+    n = {k: np.mean([r["evidence"].count(".") for r in rows if r["label"] == k]) for k in ("supported", "refuted", "not_enough")}
+    assert max(n.values()) - min(n.values()) < .2
+
+
+def test_rows_without_neutral_do_not_change_with_the_option_off():
+    "The stream of rows that shipped weights were made from"
+    r = FactWorld(0, neutral=.2).rows(np.random.default_rng(0), 50)
+    few = [x["evidence"].count(".") for x in r if x["label"] == "not_enough"]
+    assert len(few) == 10 and max(few) <= 6
+
+
 @given(st.lists(st.integers(1, 40), min_size=4, max_size=4), st.floats(0, .9))
 @settings(max_examples=50, deadline=None)
 def test_the_correction_undoes_what_the_detector_did(mix, keep):
@@ -82,6 +100,16 @@ def test_the_correction_undoes_what_the_detector_did(mix, keep):
     C = (.3 + .6 * keep) * np.eye(5)
     C += (1 - C.sum(1, keepdims=True)) / 5
     assert np.abs(behind(C.T @ p, C) - p).max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", S.KINDS)
+def test_one_kind_against_the_rest_agrees_with_the_table(kind):
+    "With a symmetric detector and the mix of the calibration both say the same, and cover"
+    rng, C = np.random.default_rng(3), np.eye(5) * .7 + .06
+    known = np.round(400 * C)
+    said = np.array([rng.choice(5, p=C[t]) for t in rng.choice(5, 4000)])
+    one, all_ = corrected_kind(said, np.arange(4000), known, kind, rng), corrected(said, np.arange(4000), known, rng)[kind]
+    assert one.low < .2 < one.high and abs(one.estimate - all_.estimate) < .01
 
 
 def test_the_interval_of_a_rate_covers():

@@ -157,13 +157,30 @@ def _claim(said, wrong, rng):
         text += s
     return text, spans, kinds
 
+# %% ../../nbs/33b_fact_world.ipynb #1ffde665
+def _alike(both, *more):
+    "Can a name in the facts of two subjects be taken for another's?"
+    called = [short(fs[0].subject, fs[0].what).split()[-1] for fs in both]
+    values = {w for f in (*more, *both[0], *both[1]) if f.kind in _OF
+              for w in f.value.split()}
+    return called[0] == called[1] or bool(values & set(called))
+
+def _wrong(f, told, rng, pool):
+    "The fact with another value: of the other subject, or new"
+    other = [g.value for g in told
+             if g.relation == f.relation and g.subject != f.subject]
+    return replace(f, value=near_miss(rng, f.kind, f.value, pool, *other))
+
 # %% ../../nbs/33b_fact_world.ipynb #89d7da98
 def draw_row(
     rng: np.random.Generator, label: str, pool: int, most: int = 4, errors: int = 1,
-) -> dict: # evidence, claim, label, spans, kinds, group, facts, said
+    strict: bool = False, # a fact stays untold, and no two names are alike
+) -> dict: # evidence, claim, label, spans, kinds, group, facts
     "One row; `most` sentences of the claim, `errors` values that are wrong"
     both = _facts(rng, pool)
-    n = rng.integers(2, 5, 2) if label != 'not_enough' else rng.integers(2, 4, 2)
+    while strict and _alike(both): both = _facts(rng, pool)
+    n = rng.integers(2, 4 if label == 'not_enough' and not strict else 5, 2)
+    while strict and n.sum() == 8: n = rng.integers(2, 5, 2)
     known = [[fs[i] for i in rng.permutation(4)[:k]] for fs, k in zip(both, n)]
     told = [f for fs in known for f in fs]
     told = [told[i] for i in rng.permutation(len(told))]
@@ -171,10 +188,9 @@ def draw_row(
     wrong = [None]*len(said)
     if label == 'refuted':
         for i in rng.permutation(len(said))[:errors]:
-            f = said[i]
-            other = [g.value for g in told
-                     if g.relation == f.relation and g.subject != f.subject]
-            wrong[i] = replace(f, value=near_miss(rng, f.kind, f.value, pool, *other))
+            wrong[i] = _wrong(said[i], told, rng, pool)
+            while strict and _alike(both, wrong[i]):
+                wrong[i] = _wrong(said[i], told, rng, pool)
     if label == 'not_enough':
         free = [f for fs in both for f in fs if f not in told]
         said[rng.integers(len(said))] = free[rng.integers(len(free))]
@@ -191,12 +207,14 @@ class FactWorld:
     neutral: float = 0. # share of not_enough
     most: int = 4       # sentences of a claim
     errors: int = 1     # wrong values in a refuted claim
+    strict: bool = False # all labels as long, no two names alike
 
     def rows(self, rng: np.random.Generator, n: int) -> list[dict]:
         "Rows; of those that are decided half are refuted"
         few = int(round(self.neutral*n))
         labels = ['not_enough']*few + [LABELS[i % 2] for i in range(n - few)]
-        return [draw_row(rng, labels[i], self.pool, self.most, self.errors) |
+        how = self.pool, self.most, self.errors, self.strict
+        return [draw_row(rng, labels[i], *how) |
                 dict(id=f'fact-{k:05d}') for k, i in enumerate(rng.permutation(n))]
 
     def sample(self, rng: np.random.Generator, n: int): # datasets.Dataset

@@ -6,7 +6,7 @@ Docs: https://reasonlab.github.io/reasonlab/spans.html.md"""
 
 # %% auto #0
 __all__ = ['KINDS', 'NAMES', 'PRECEDENCE', 'NUMBER_WORDS', 'checked', 'marked', 'spans_of', 'kept', 'token_f1', 'exact',
-           'overlap', 'best_span', 'word_spans', 'plain_word', 'token_diff', 'kind_by_form']
+           'overlap', 'joint', 'best_span', 'word_spans', 'plain_word', 'token_diff', 'kind_by_form']
 
 # %% ../../nbs/33a_spans.ipynb #a79ecfee
 import re
@@ -23,6 +23,7 @@ def checked(
     text: str,
     spans: list, # of (start, end), code points
     kinds: list | None = None, # one of `KINDS` for each span
+    found: Counter | None = None, # counts what is joined; None: that is an error
 ) -> list[tuple]: # (start, end, kind or None), sorted, apart from each other
     "Spans that can be used; a `ValueError` says what is wrong with the first other"
     if kinds is not None and len(kinds) != len(spans): raise ValueError(
@@ -39,15 +40,18 @@ def checked(
         if kind is not None and kind not in KINDS: raise ValueError(
             f'{kind!r} is no kind: one of {", ".join(KINDS)}')
         out.append((a, b, kind))
-    return _apart(sorted(out, key=lambda x: x[:2]))
+    return _apart(sorted(out, key=lambda x: x[:2]), found)
 
 # %% ../../nbs/33a_spans.ipynb #4754db58
-def _apart(spans):
+def _apart(spans, found):
     "Joined where they overlap; of two kinds the one that goes first"
     out = []
     for a, b, kind in spans:
         if out and a < out[-1][1]:
             c, d, other = out.pop()
+            how = 'duplicate' if (a, b) == (c, d) else 'overlapping'
+            if found is None: raise ValueError(f'{how} spans: [{c}, {d}), [{a}, {b})')
+            found[how] += 1
             both = [k for k in PRECEDENCE if k in (kind, other)]
             a, b, kind = c, max(b, d), both[0] if both else None
         out.append((a, b, kind))
@@ -108,6 +112,15 @@ def overlap(gold: list, said: list) -> float:
     both = [(chars(g), chars(s)) for g, s in zip(gold, said)]
     n = sum(len(g | s) for g, s in both)
     return sum(len(g & s) for g, s in both)/n if n else 1.
+
+def joint(
+    gold: list, said: list, # (label, [(start, end, kind)]) of each text
+) -> float:
+    "Share of texts whose label, spans and kinds are all right"
+    if len(gold) != len(said) or not gold: raise ValueError(
+        f'{len(gold)} texts with a truth and {len(said)} with an answer')
+    return sum(g[0] == s[0] and set(map(tuple, g[1])) == set(map(tuple, s[1]))
+               for g, s in zip(gold, said))/len(gold)
 
 # %% ../../nbs/33a_spans.ipynb #6c42cd5c
 def best_span(
