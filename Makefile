@@ -29,7 +29,12 @@ run: .venv/ready  ## the demo at once, then the scorecard at home scale (minutes
 	@echo "The scorecard is in runs/scorecard.html, the book in nbs/ (make lab) and on the site (make site)."
 
 test: .venv/ready  ## every notebook and every test
+ifeq ($(ARGS),)
+	@$(BIN)/python -m pytest tests/test_notebooks.py -n $(JOBS)
+	@$(BIN)/python -m pytest tests --ignore=tests/test_notebooks.py
+else
 	@$(BIN)/python -m pytest tests $(ARGS)
+endif
 
 slow: .venv/ready  ## the cells flagged slow, too
 	@$(BIN)/nbdev-test --flags slow --n-workers 1 --timing

@@ -179,6 +179,7 @@ def test_search_finds_words_that_stand_in_one_chapter_only(open_page):
     for name, word in [*own.items()][::5]:
         page.goto(urljoin(page.url, f"/search.html?q={word}"), wait_until="load")
         page.wait_for_selector("#search-results ul.search li a", timeout=15_000)
+        page.wait_for_function("() => /found/.test(document.querySelector('#search-results .search-summary').innerText)", timeout=15_000)  # results come one by one
         asked[name, word] = page.eval_on_selector_all("#search-results ul.search li a", "els => els.map(e => e.getAttribute('href').split('#')[0].split('?')[0])")
     lost = {k: found for k, found in asked.items() if k[0] not in [u.split("/")[-1] for u in found]}
     assert len(asked) > 5 and not lost and not complaints, (lost, complaints)
