@@ -21,7 +21,7 @@ endif
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
-	@echo "make test ARGS='-k steps'   passes arguments to pytest"
+	@echo "make test ARGS='-k steps'   passes arguments to pytest (ARGS='-n 0' runs one test at a time)"
 
 run: .venv/ready  ## the demo at once, then the scorecard at home scale (minutes), then the report
 	@$(BIN)/reasonlab demo --no-open
@@ -29,12 +29,7 @@ run: .venv/ready  ## the demo at once, then the scorecard at home scale (minutes
 	@echo "The scorecard is in runs/scorecard.html, the book in nbs/ (make lab) and on the site (make site)."
 
 test: .venv/ready  ## every notebook and every test
-ifeq ($(ARGS),)
-	@$(BIN)/python -m pytest tests/test_notebooks.py -n $(JOBS)
-	@$(BIN)/python -m pytest tests --ignore=tests/test_notebooks.py
-else
-	@$(BIN)/python -m pytest tests $(ARGS)
-endif
+	@$(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile $(ARGS)
 
 slow: .venv/ready  ## the cells flagged slow, too
 	@$(BIN)/nbdev-test --flags slow --n-workers 1 --timing

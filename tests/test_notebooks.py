@@ -10,6 +10,15 @@ CFG = get_config(NBS)
 SECONDS = 120  # for one cell: only catches what hangs
 
 
+@pytest.fixture(autouse=True)
+def commands():
+    "A notebook registers its commands once more, on stand-ins; what runs after it in this process has the real ones"
+    from reasonlab.lab.cli import app
+    keep = [*app.registered_commands], [*app.registered_groups]
+    yield
+    app.registered_commands[:], app.registered_groups[:] = keep
+
+
 @pytest.mark.parametrize("nb", [*notebooks(), *notebooks("[a-z]*.ipynb")], ids=lambda nb: nb.name)
 def test_notebook(nb):
     ok, _ = run_notebook(nb.path, skip_flags=CFG.tst_flags.split(), basepath=str(CFG.config_path), cell_timeout=SECONDS)
