@@ -127,7 +127,7 @@ def hvi_rows(
 # %% ../../nbs/33f_fact_study.ipynb #1753f165
 SIZES = dict(
     smoke=dict(learn=60, test=30, epochs=1, systems=2, claims=10, known=60),
-    home=dict(learn=120, test=40, epochs=4, systems=3, claims=8, known=30),
+    home=dict(learn=120, test=40, epochs=4, systems=2, claims=8, known=24),
     full=dict(learn=2500, test=500, epochs=6, systems=15, claims=60, known=300))
 
 @cache

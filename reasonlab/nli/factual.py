@@ -169,7 +169,7 @@ def word_claim(
         group=np.repeat([r['group'] for r in rows], [len(r['at']) for r in rows])))}
 
 # %% ../../nbs/33g_factual.ipynb #0a39ea9b
-SIZES = dict(home=dict(fm2=40, label=20, learn=30, test=15, epochs=4),
+SIZES = dict(home=dict(fm2=24, label=12, learn=20, test=12, epochs=4),
              full=dict(fm2=None, label=None, learn=None, test=None, epochs=6))
 
 def window(rows: list, n: int | None, seed: int) -> list:
@@ -182,8 +182,8 @@ def window(rows: list, n: int | None, seed: int) -> list:
 def _shipped():
     "Judge and encoder, loaded once"
     from reasonlab.models.encoder import Encoder
-    from reasonlab.nli.judge import load_judge
-    return load_judge(), Encoder.load()
+    from reasonlab.nli.fact_study import _judge # the same as of the world
+    return _judge(), Encoder.load()
 
 @cache
 def _pages(task, n, seed): # rows with their evidence; all rows once for all seeds

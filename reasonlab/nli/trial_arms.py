@@ -112,7 +112,7 @@ def head_arms(
 
 # %% ../../nbs/32f_trial_arms.ipynb #fcd92ab6
 SIZES = dict(
-    home=dict(most=80, folds=2, inner=2, model=dict(epochs=6, most=60, d=32,
+    home=dict(most=64, folds=2, inner=2, model=dict(epochs=4, most=60, d=32,
                                                      layers=1)),
     full=dict(most=None, folds=5, inner=2, model=dict(epochs=6, most=200)))
 LINE_ARMS = 'selector', 'bm25', 'structure', 'shuffled', 'every'

@@ -304,7 +304,7 @@ WORLD_CLAIMS = (
         text='And where a changed number changes the answer, it changes its own more '
              'often, by more than .10.',
         control='random_lines', expected=.3, precondition='evidence_accuracy >= .95'))
-SIZES = dict(smoke=(200, 80), home=(2000, 400), full=(6000, 1500)) # learn, test
+SIZES = dict(smoke=(200, 80), home=(5000, 300), full=(6000, 1500)) # learn, test
 
 # %% ../../nbs/32e_trial_world.ipynb #b38a57a8
 def observe_world(scale: str, seed: int) -> dict: # claim id -> Observation
