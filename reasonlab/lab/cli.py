@@ -389,23 +389,51 @@ def _bench_nli(n, seed, threads, repeats, store):
         calibration('bench_nli'), got)))))
     return dict(got, shortfalls=missed), t
 
+# %% ../../nbs/82_cli.ipynb #65629eca
+def _bench_kernels(seed, threads, repeats, store, compiled, device):
+    from reasonlab.kernels.bench_kernels import bench_kernels, shortfalls, stored_runs
+    from reasonlab.lab.reproduce import store_lab
+    from reasonlab.lab.scorecard import calibration
+    with _err().status('racing; minutes'):
+        got = bench_kernels(device or 'cpu', threads, repeats, compiled, seed=seed)
+    t = Table('contest', 'arm', 'seconds', 'to ours', 'of the matrix rate', 'extra MiB',
+              box=None)
+    for c in got['contests']:
+        own = c['arms'][0]['seconds'][0]
+        for a in c['arms']: t.add_row(c['name'], a['arm'], f"{a['seconds'][0]:.3f}",
+            f"{a['seconds'][0]/own:.2f}x", f"{a['share']:.0%}",
+            '' if a['mib'] is None else f"{a['mib']:,.0f}")
+    missed = shortfalls(got)
+    for m in missed: _err().print(f'[yellow]short:[/yellow] {escape(m)}')
+    if store:
+        table = stored_runs(calibration('bench_kernels'), got)
+        _err().print('stored: ' + escape(str(store_lab('bench_kernels', table))))
+    return dict(got, shortfalls=missed), t
+
 # %% ../../nbs/82_cli.ipynb #d1418cf9
 BENCH = Annotated[str, typer.Argument(metavar='[NAME]', help='verify (chains through '
-    'the verifier) or nli (pairs through a cross-encoder, beside its peers).')]
+    'the verifier), nli (pairs through a cross-encoder) or kernels (log-probabilities '
+    'and divergences), each beside its peers.')]
 
 @app.command(rich_help_panel='The book')
 def bench(name: BENCH = 'verify',
           n: Annotated[Optional[int], typer.Option(min=1, show_default=False,
               help='Generated chains (1000) or pairs (128).')] = None,
           seed: int = 0,
-          threads: Annotated[int, typer.Option(min=1, help='Of nli.')] = 1,
-          repeats: Annotated[int, typer.Option(min=1, help='Turns of nli.')] = 7,
-          store: Annotated[bool, typer.Option('--store', help='Keep the run of nli in '
-              'data/calibration, which the site shows.')] = False,
+          threads: Annotated[int, typer.Option(min=1, help='Of nli and kernels.')] = 1,
+          repeats: Annotated[int, typer.Option(min=1, help='Turns of both.')] = 7,
+          store: Annotated[bool, typer.Option('--store', help='Keep the run of nli or '
+              'kernels in data/calibration, which the site shows.')] = False,
+          compiled: Annotated[bool, typer.Option('--compiled', help='Kernels: peers '
+              'through torch.compile, too.')] = False,
+          device: DEVICE = None,
           json_: AS_JSON = False, out: OUT = None):
     """How fast it is, beside its peers, in one process."""
-    if name not in ('verify', 'nli'): _stop(f'bench knows verify and nli, not {name!r}')
+    if name not in ('verify', 'nli', 'kernels'): _stop(
+        f'bench knows verify, nli and kernels, not {name!r}')
     if name == 'verify': got, t = _bench_verify(n or 1000, seed)
+    elif name == 'kernels': got, t = _bench_kernels(seed, threads, repeats, store,
+                                                    compiled, device)
     else: got, t = _bench_nli(n or 128, seed, threads, repeats, store)
     emit([got], t, json_, out)
 
