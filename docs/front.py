@@ -155,7 +155,33 @@ def bench_nli(table):
     return "\n\n".join(out)
 
 
-TRUST = dict(judge=judge, placebo=placebo, coverage=coverage, drills=drills, fuzz=fuzz, bench_nli=bench_nli, axe=axe)
+def bench_kernels(table):
+    from reasonlab.kernels.bench_kernels import ratios, targets
+    out = ["The log-probability of given tokens and the divergence of two models, without logits in memory, beside naive forms, torch's own "
+           "`linear_cross_entropy` at its documented settings and losses over chunks of tokens. All arms take turns in one process; a peer's fastest "
+           "setting stands for it. *Extra memory* is what a call held beyond what was there, in MiB; *matrix rate*: what ours makes of the speed at which the same "
+           "process multiplies these very matrices. A ratio above 1 says that ours is faster."]
+    for r in table["runs"]:
+        m, rows = r["machine"], []
+        for c in r["contests"]:
+            own = next(a for a in c["arms"] if a["arm"] == "ours")
+            rows += [(c["name"], x["best"], f"{x['ratio']:.2f}", mib(own["mib"]), mib(x["mib"]), percent(own["share"])) for x in ratios(c)]
+        where = m["name"] + ("" if r["device"] == "cuda" else f", {r['threads']} thread{'s' * (r['threads'] > 1)}")
+        goals = [(c["name"] + (f", width {c['shape'][1]}" if r["device"] == "cuda" else ""), what, "not measured" if x is None else
+                  f"{x:.2f}" if kept else f"**{x:.2f}**", bar.replace(">=", "at least").replace("<=", "at most"))
+                 for c in r["contests"] for what, x, bar, kept in targets(c, r["device"])]
+        out += [f"**{where}**, torch {m['torch']}, {', '.join(map(str, r['contests'][0]['shape']))} (tokens, width, rows), {r['contests'][0]['dtype']}:",
+                grid(("contest", "the peer at its best", "its time over ours", "extra memory, ours", "its", "matrix rate"), rows),
+                grid(("contest", "promised", "measured", "to reach"), goals)]
+    if all(r["device"] != "cuda" for r in table["runs"]): out.append(
+        "On a GPU: not measured. `python -m reasonlab.kernels.bench_kernels --out FILE` is the script, and `reasonlab bench kernels --device cuda --store` puts it here.")
+    return "\n\n".join(out)
+
+
+def mib(x): return "not measured" if x is None else f"{x:,.0f}"
+
+
+TRUST = dict(judge=judge, placebo=placebo, coverage=coverage, drills=drills, fuzz=fuzz, bench_nli=bench_nli, bench_kernels=bench_kernels, axe=axe)
 
 
 PAGE = dict(judge="held_out")  # the chapter, where it has another name

@@ -1,5 +1,6 @@
 "Every operation and implementation under all nine points, wrong variants that must die, memory that does not grow, and what may be imported"
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported
 torch = pytest.importorskip("torch")
 
 from book import ROOT  # noqa: E402
+from reasonlab import core  # noqa: E402
 from reasonlab.kernels import dispatch, protocol  # noqa: E402
 from reasonlab.kernels.divergence import KINDS, linear_divergence  # noqa: E402
 from reasonlab.kernels.divergence_faults import divergence_op  # noqa: E402
@@ -214,3 +216,16 @@ def test_triton_is_imported_where_it_is_used():
             "assert 'triton' not in sys.modules, 'triton came along'")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not core.asset("calibration").joinpath("bench_kernels.json").is_file(), reason="not measured yet")
+def test_the_stored_table_is_whole():
+    table = json.loads(core.asset("calibration/bench_kernels.json").read_text(encoding="utf-8"))
+    assert table["schema"] == 1 and table["runs"]
+    for run in table["runs"]:
+        assert len(run["commit"]) == 40, "measured from code that is not in git"
+        assert {c["name"] for c in run["contests"]} >= {"logprob forward", "logprob forward + backward", "jsd forward"}
+        for c in run["contests"]:
+            assert not c["failed"] and c["gemm"] > 0 and c["arms"][0]["arm"] == "ours"
+            assert all(a["gap"] is None or a["gap"] < (1e-5 if c["dtype"] == "float32" else 1e-2) for a in c["arms"]), "other numbers"
+        if run["device"] == "cpu": assert run["contests"][0]["shape"] == [1024, 576, 32000]

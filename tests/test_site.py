@@ -377,6 +377,8 @@ def tables(folder):
             memory=dict(few=10, many=100, mib=[500., 505.]), contests=[dict(kind="mnli", pairs=100, share=dict(wall=.715), arms=[
                 dict(arm="pipeline, batch 4", wall=[1.9, 1], gap=0.), dict(arm="ours, 1024 tokens", wall=[1., 1], gap=3e-8), dict(arm="bf16, packed", wall=[.5, 1], gap=1e-3)],
                 final=[dict(arm="pipeline, batch 4", wall=[1.9, 1]), dict(arm="ours, 1024 tokens", wall=[1., 1])], ratios=[dict(peer="pipeline", best="pipeline, batch 4", ratio=1.9, target=2.), dict(peer="a peer", best=None, ratio=None, target=1.3)])])]),
+        bench_kernels=dict(runs=[dict(device="cpu", threads=1, machine=dict(name="a processor", torch="2"), contests=[dict(name="logprob forward", shape=[9, 8, 7], dtype="float32", arms=[
+            dict(arm="ours", seconds=[1., 1.], mib=20., share=.9), dict(arm="naive, a", seconds=[1.1, 1.], mib=None, share=.8), dict(arm="naive, b", seconds=[1.3, 1.], mib=90., share=.7)])])]),
         fuzz=dict(rows=[dict(target="steps.parse", engine="atheris", seconds=600, runs=10**6, corpus=80, crashes=2)]),
         axe=dict(version="4", pages=2, schemes=["light", "dark"], rules_passed=50, violations=dict(critical=0, serious=0, moderate=1, minor=0),
                  found=[dict(page="a.html", scheme="light", rule="region", impact="moderate", nodes=1, help="Landmarks")]))
@@ -391,4 +393,4 @@ def test_the_page_on_trust_says_what_is_missing_and_what_falls_short(tmp_path):
     assert front.NOT_YET not in full and not re.search(r"^@\w+@$", full, re.M)
     assert "(/coverage.ipynb)" in full and "(/placebo.ipynb)" not in full, "a link to a chapter that does not stand, or none to one that does"
     for word in ("missed", "91 % [90.0, 92.0], **too rarely**", "95 % [94.0, 96.0], as stated", "99 % [98.0, 100.0], more than stated",
-                 "**1 of 3**", "**too often**", "**lost 2**", "costs 1.2 %", "**2**", "region", "**1.90**", "a peer: not installed", "71.5 %", "mnli 2.00x (logits off by 1e-03)", "Nothing \\| to find."): assert word in full, word
+                 "**1 of 3**", "**too often**", "**lost 2**", "costs 1.2 %", "**2**", "region", "**1.90**", "a peer: not installed", "71.5 %", "mnli 2.00x (logits off by 1e-03)", "**1.10**", "**20.00**", "On a GPU: not measured", "Nothing \\| to find."): assert word in full, word
