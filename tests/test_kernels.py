@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported
 torch = pytest.importorskip("torch")
+if not torch.cuda.is_available(): os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported
 
 from book import ROOT  # noqa: E402
 from reasonlab import core  # noqa: E402
