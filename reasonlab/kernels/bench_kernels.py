@@ -8,7 +8,7 @@ Docs: https://reasonlab.github.io/reasonlab/bench_kernels.html.md"""
 __all__ = ['SHAPE', 'NAIVE', 'inputs', 'log_softmax', 'cross_entropy', 'logsumexp', 'ours', 'chunked', 'torch_arms', 'has',
            'gpu_arms', 'logprob_arms', 'jsd_kl', 'jsd_logs', 'jsd_entropies', 'jsd_ours', 'jsd_arms', 'clock', 'turns',
            'extra_mib', 'contest', 'median', 'contests', 'ratios', 'targets', 'shortfalls', 'machine', 'commit',
-           'bench_kernels', 'stored_runs', 'script']
+           'bench_kernels', 'stored_runs', 'checked', 'script']
 
 # %% ../../nbs/12c_bench_kernels.ipynb #31e31389
 import argparse, contextlib, ctypes, gc, importlib, importlib.util, json, math, os
@@ -364,12 +364,24 @@ def bench_kernels(
     return dict(device=device, threads=threads, repeats=repeats, seed=seed,
                 contests=found, machine=machine(device), commit=commit())
 
-# %% ../../nbs/12c_bench_kernels.ipynb #5bdd74f5
+# %% ../../nbs/12c_bench_kernels.ipynb #ab4a5a13
 def stored_runs(table: dict | None, got: dict) -> dict:
     "The stored table with a run in place of one like it"
     key = lambda r: (r['device'], r['threads'])
     old = [r for r in (table or {}).get('runs', []) if key(r) != key(got)]
     return dict(schema=1, name='bench_kernels', runs=sorted([*old, got], key=key))
+
+# %% ../../nbs/12c_bench_kernels.ipynb #d2cee130
+def checked(device: str, points=range(1, 10)):
+    "The protocol on this device, for tiles and, on a GPU, for Triton"
+    from reasonlab.kernels import divergence_faults, logprob_faults, protocol
+    from reasonlab.kernels.divergence import KINDS
+    was, protocol.DEVICE = protocol.DEVICE, device
+    ops = logprob_faults.logprob_op(), *map(divergence_faults.divergence_op, KINDS)
+    try: got = {(o.name, i): protocol.check(o, i, points) for o in ops
+                for i in ('tiled', 'triton')[:1 + (device == 'cuda')]}
+    finally: protocol.DEVICE = was
+    print(protocol.protocol_table(got))
 
 def script(argv=None):
     "`python -m reasonlab.kernels.bench_kernels --out FILE`: a run as JSON"
@@ -379,9 +391,12 @@ def script(argv=None):
     p.add_argument('--repeats', type=int, default=7)
     p.add_argument('--compiled', action='store_true', help='torch.compile, too')
     p.add_argument('--shape', metavar='T,H,V', help='instead of the usual ones')
+    p.add_argument('--check', action='store_true', help='the protocol first')
     a = p.parse_args(argv)
+    if a.check: checked(a.device)
     shapes = a.shape and [dict(zip('THV', map(int, a.shape.split(','))))]
-    got = bench_kernels(a.device, 1, a.repeats, a.compiled, shapes or None)
+    compiled = a.compiled or a.device == 'cuda' # there it is the one to beat
+    got = bench_kernels(a.device, 1, a.repeats, compiled, shapes or None)
     a.out.write_text(json.dumps(got, indent=1) + '\n')
     print(*shortfalls(got) or ['all targets that were measured are kept'], sep='\n')
 

@@ -7,20 +7,24 @@ Docs: https://reasonlab.github.io/reasonlab/kernels.html.md"""
 # %% auto #0
 __all__ = ['IMPLS', 'DTYPES', 'obstacle', 'choose', 'Rule', 'logit_options', 'blocks', 'accumulator', 'tile_logits', 'explain']
 
-# %% ../../nbs/10_kernels.ipynb #113a34c9
+# %% ../../nbs/10_kernels.ipynb #7d8ec55f
 import importlib.util, os
 from dataclasses import dataclass
+from functools import cache
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# %% ../../nbs/10_kernels.ipynb #d62c2f0a
+# %% ../../nbs/10_kernels.ipynb #59774ee5
 IMPLS = 'auto', 'ref', 'tiled', 'triton'
 DTYPES = torch.float32, torch.bfloat16, torch.float16 # of the kernels in Triton
 
+@cache
+def _has_triton() -> bool: return importlib.util.find_spec('triton') is not None
+
 def obstacle(device: torch.device, *dtypes) -> str: # '' where nothing is in the way
     "Why Triton cannot run here"
-    if not importlib.util.find_spec('triton'): return 'triton is not installed'
+    if not _has_triton(): return 'triton is not installed'
     for d in dtypes:
         if d not in DTYPES: return f'its kernels do not know {d}'
     if device.type == 'cuda' or os.environ.get('TRITON_INTERPRET') == '1': return ''

@@ -30,15 +30,14 @@ def logprob_spec(
     lse, p = z.logsumexp(1), z.softmax(1)
     return own - lse, lse, lse - (p*z).sum(1)
 
-# %% ../../nbs/11_logprob.ipynb #bba93ec1
+# %% ../../nbs/11_logprob.ipynb #f04c2e41
 class Online:
     "Running maximum, sum, and what else was asked for, of a block of tokens"
     def __init__(self, like: Float[Tensor, "t h"], entropy: bool, argmax: bool):
         new, n = like.new_zeros, len(like)
         self.m, self.s, self.own = new(n).fill_(-math.inf), new(n), new(n)
         self.E = new(n) if entropy else None
-        self.top = torch.zeros(n, dtype=torch.long, device=like.device)*argmax \
-            if argmax else None
+        self.top = new(n, dtype=torch.long) if argmax else None
 
     def add(self, z: Float[Tensor, "t v"], at: Int[Tensor, "t"], start: int):
         "One tile, whose logits are used up; `at` is the target's place in the tile"

@@ -125,7 +125,7 @@ def fresh(op: Op, impl: str, g) -> float:
     assert not any(torch.equal(a[k], b[k]) for k in a), 'the same numbers twice'
     return max(near(op, impl, x, 1e-5) for x in (a, b))
 
-# %% ../../nbs/10a_protocol.ipynb #115fd425
+# %% ../../nbs/10a_protocol.ipynb #86f1819d
 def shapes(op: Op, impl: str, g) -> float:
     "Point 3"
     names = dict.fromkeys(d for _, dims in dimensions(op.spec).values() for d in dims)
@@ -139,8 +139,13 @@ def shapes(op: Op, impl: str, g) -> float:
     for odd in (_strided, _transposed, _int32):
         worst = max(worst, near(op, impl, {k: odd(v) for k, v in a.items()}, 1e-5,
                                 SMALL))
-    for extra in op.more.get(3, ()): extra(op, impl)
+    _more(op, impl, 3)
     return worst
+
+def _more(op, impl, point):
+    "What only this operation can have wrong"
+    with torch.device(DEVICE):
+        for f in op.more.get(point, ()): f(op, impl)
 
 def _strided(x):
     "The same numbers, every other one of a larger tensor"
@@ -213,7 +218,7 @@ def _window(x):
         tuple(slice(2, 2 + s) for s in x.shape)]
     return out.copy_(x)
 
-# %% ../../nbs/10a_protocol.ipynb #5fddcd1a
+# %% ../../nbs/10a_protocol.ipynb #d9681451
 def poison(op: Op, impl: str, g) -> float:
     "Point 5"
     floats = [k for k, (kind, _) in dimensions(op.spec).items() if kind == 'float']
@@ -233,10 +238,10 @@ def poison(op: Op, impl: str, g) -> float:
     for x in [*out, *(d.sum(1) for d in grads)]:
         assert set(x.isnan().nonzero()[:, 0].tolist()) == spoilt, (
             'one token is NaN; the results have it elsewhere, or not at all')
-    for extra in op.more.get(5, ()): extra(op, impl)
+    _more(op, impl, 5)
     return max(worst, d)
 
-# %% ../../nbs/10a_protocol.ipynb #b0ac261d
+# %% ../../nbs/10a_protocol.ipynb #f961a934
 def extremes(op: Op, impl: str, g) -> float:
     "Point 6"
     a, worst = _draw(op, g), 0.
@@ -246,7 +251,7 @@ def extremes(op: Op, impl: str, g) -> float:
         high = b.clone()
         high[20] += 80
         worst = max(worst, near(op, impl, a | {name: high}, 1e-5, SMALL, 1.))
-    for extra in op.more.get(6, ()): extra(op, impl)
+    _more(op, impl, 6)
     return worst
 
 # %% ../../nbs/10a_protocol.ipynb #66b5ae59
