@@ -91,9 +91,10 @@ def logit_options(
     scale *= get('lm_head_multiplier') or 1.
     return dict(softcap=get('final_logit_softcapping'), logit_scale=scale)
 
-# %% ../../nbs/10_kernels.ipynb #c57d583b
+# %% ../../nbs/10_kernels.ipynb #9b041bfb
 def blocks(n: int, size: int) -> list[slice]:
     "A range in blocks; the last may be smaller"
+    if size < 1: raise ValueError(f'a block holds one or more, not {size}')
     return [slice(a, min(a + size, n)) for a in range(0, n, size)]
 
 def accumulator(*tensors) -> torch.dtype:

@@ -77,7 +77,7 @@ def _entropy(self) -> Float[Tensor, "t"]:
 
 Online._rescale, Online.lse, Online.entropy = _rescale, _lse, _entropy
 
-# %% ../../nbs/11_logprob.ipynb #4293ae21
+# %% ../../nbs/11_logprob.ipynb #491ab4df
 class LogProb(NamedTuple):
     "For each token; what was not asked for is None"
     logprob: Float[Tensor, "T"] # of the target, in nats; 0 for an ignored token
@@ -86,15 +86,19 @@ class LogProb(NamedTuple):
     argmax: Int[Tensor, "T"] | None = None    # the likeliest row; the first of equals
     rank: Int[Tensor, "T"] | None = None      # 1 + how many rows are likelier
 
-def logprob_block(t: int, v: int) -> tuple[int, int]: # tokens, vocabulary rows
-    "Default tiles: a buffer of 8 MiB in float32"
-    return max(1, min(t, 1024)), max(1, min(v, 2048))
+def logprob_block(
+    t: int, v: int,
+    narrow: bool = False, # W is widened tile by tile, so tiles keep few rows
+) -> tuple[int, int]: # tokens, vocabulary rows
+    "Default tiles: a buffer of 8 MiB in float32; few tokens take many rows"
+    bt = max(1, min(t, 1024))
+    return bt, max(1, min(v, 2048 if narrow else 2**21//bt))
 
-# %% ../../nbs/11_logprob.ipynb #67ca6700
+# %% ../../nbs/11_logprob.ipynb #e6977d49
 def tiled_logprob(h, W, y, bias, rule, n, want, block) -> LogProb: # n: rows that count
     "Forward in bounded memory; float32, or float64 for such inputs"
     acc = accumulator(h, W)
-    bt, bv = block or logprob_block(len(h), n)
+    bt, bv = block or logprob_block(len(h), n, W.dtype != acc)
     buffer = h.new_empty(bt*bv, dtype=acc)
     out = []
     for t in blocks(len(h), bt):
@@ -131,7 +135,7 @@ def grad_tile(
     G[i, at[i]] += g[i]
     return G if isinstance(slope, float) and slope == 1 else G.mul_(slope)
 
-# %% ../../nbs/11_logprob.ipynb #c08d7ed6
+# %% ../../nbs/11_logprob.ipynb #2fa38b5a
 def tiled_logprob_grad(
     g, g_lse, g_ent,                    # upstream, [T]; g_ent may be None
     h, W, y, bias, lse, entropy, rule, n,
@@ -140,7 +144,7 @@ def tiled_logprob_grad(
 ): # gradients of h, W and bias, or None
     "Backward in bounded memory: each tile once more"
     acc = accumulator(h, W)
-    bt, bv = block or logprob_block(len(h), n)
+    bt, bv = block or logprob_block(len(h), n, W.dtype != acc)
     buffer = h.new_empty(bt*bv, dtype=acc)
     dh = h.new_zeros(h.shape, dtype=acc) if need[0] else None
     dW = torch.zeros_like(W) if need[1] else None
