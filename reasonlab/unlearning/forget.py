@@ -326,6 +326,7 @@ def copy_of(
     seed: int = 0, # of the adapter's first weights
 ):
     "A chooser of its own weights, ready to be trained"
+    if hasattr(chooser, 'copied'): return chooser.copied(lora, seed)
     new, lm = copy.copy(chooser), copy.copy(chooser.lm)
     for k in ('direct', 'reuse'): getattr(chooser.lm, k) # told once for all copies
     lm.__dict__ |= {k: chooser.lm.__dict__[k] for k in ('direct', 'reuse')}
@@ -353,7 +354,8 @@ def save_change(chooser, base, folder: str | Path):
     old, new = base.net.state_dict(), chooser.net.state_dict()
     moved = {k: (v - old[k]).to(torch.float16).contiguous() for k, v in new.items()
              if not torch.equal(v, old[k])}
-    if base.lm.plain.config.tie_word_embeddings: moved.pop('lm_head.weight', None)
+    config = getattr(base.net, 'config', None)
+    if getattr(config, 'tie_word_embeddings', 0): moved.pop('lm_head.weight', None)
     save_file(moved, folder/'change.safetensors')
 
 # %% ../../nbs/40_forget.ipynb #185423da
