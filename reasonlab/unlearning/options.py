@@ -19,7 +19,7 @@ from ..models.encoder import (BadModel, Encoder, pack_items, plan, quiet,
 def lower_part(encoder: Encoder, layers: int) -> Encoder:
     "The encoder without its last layers, frozen"
     stack = getattr(getattr(encoder.net, 'encoder', None), 'layer', None)
-    if stack is None: raise BadModel(f'{encoder.name or "this encoder"}: its layers are '
+    if stack is None: raise BadModel(f'{encoder.name or "an encoder"}: its layers are '
         'not where BERT has them (net.encoder.layer); give an encoder of that family')
     if not 0 < layers <= len(stack): raise ValueError(f'{layers} layers to train: the '
                                                       f'encoder has {len(stack)}')
@@ -99,7 +99,7 @@ def _asked(self, states): # -> [n] scores of pairs
     mask = torch.arange(h.shape[1])[None] < n[:, None]
     return self.net(h, mask.to(h.device))
 
-# %% ../../nbs/40c_options.ipynb #2468d7e7
+# %% ../../nbs/40c_options.ipynb #6325f2bd
 @torch.no_grad()
 def scores(self: EncoderChooser, ready: list, progress: bool = False) -> list:
     "Log-probability of each option, [K] each"
@@ -114,7 +114,7 @@ def scores(self: EncoderChooser, ready: list, progress: bool = False) -> list:
         out.append(own - np.logaddexp.reduce(own))
     return out
 
-# %% ../../nbs/40c_options.ipynb #6325f2bd
+# %% ../../nbs/40c_options.ipynb #f639fb53
 def logp(self: EncoderChooser, ready: list, pairs: list): # Float[Tensor, "n"]
     "Log-probability of the options (row, option), with gradients"
     rows = sorted({i for i, _ in pairs})
