@@ -89,7 +89,7 @@ def test_rows_are_balanced_and_once(w, task):
 @world
 def test_no_word_is_unknown(w):
     known = set(vocabulary(w))
-    train = w.train_rows(rng(), 8000)
+    train = w.train_rows(rng(), 8000, dict.fromkeys(TASKS + CONTROLS, 1))
     used = set().union(*(words(r) | {r["truth"].strip(), r["belief"].strip()} for r in train)) - {""}
     used |= {x for line in w.perplexity_texts(rng(), 2000) for x in line.split()}
     assert used <= known and len(known - used) < .2 * len(known)
@@ -214,13 +214,15 @@ def test_slips_are_made_as_often_as_said():
     w = TaskWorld(slip=.3)
     often = slips(w)
     made, all_ = Counter(), Counter()
-    for r in w.train_rows(rng(), 30000):
+    for r in w.train_rows(rng(), 30000, dict.fromkeys(TASKS + CONTROLS, 1)):
         all_[r["task"]] += 1
         made[r["task"]] += r["choices"][r["answer"]] != r["belief"]
     assert set(all_) == {*TASKS, *CONTROLS} and max(all_.values()) < 1.2 * min(all_.values())
     for t, n in all_.items(): assert abs(made[t] - n * often[t]) <= 4 * np.sqrt(n * often[t] * (1 - often[t])), t
     cells = [sorted(often[f"{f}.{s}"] for f in fs) for fs in (KNOWLEDGE, JUDGEMENT) for s in SPACES]
     assert cells[0] == cells[1] == cells[2] == cells[3] == pytest.approx([0, .1, .2, .3])
+    mixed = Counter(r["task"] for r in w.train_rows(rng(), 30000))
+    for t, k in tw.MIX.items(): assert abs(mixed[t] - 30000 * k / sum(tw.MIX.values())) < 4 * np.sqrt(mixed[t]), t
     assert {r["task"] for r in w.train_rows(rng(), 300, {"pet.yesno": 1, "city.yesno": 0})} == {"pet.yesno"}
 
 

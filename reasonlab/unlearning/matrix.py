@@ -11,8 +11,8 @@ __all__ = ['ARMS', 'Plan', 'sets_of', 'Asked', 'right_of', 'row_of', 'relearn', 
 from dataclasses import dataclass, replace
 import numpy as np
 from ..runs import Store, digest
-from .forget import (ForgetConfig, check_items, choice_of, copy_of,
-                                         forget, look_at, perplexity)
+from .forget import (ForgetConfig, check_items, choice_of,
+                                         copy_of, forget, perplexity)
 from .measure import collapse, forget_ratio
 from .task_world import FAMILIES, SPACES, TaskWorld
 
@@ -21,7 +21,7 @@ from .task_world import FAMILIES, SPACES, TaskWorld
 class Plan:
     "Sizes of a study, and how is forgotten"
     families: tuple = FAMILIES
-    train: int = 96    # questions trained on
+    train: int = 64    # questions trained on, no prompt twice
     asked: int = 100   # others, of each task
     probe: int = 240   # others whose states are looked into
     rate: float = 5e-4
@@ -37,7 +37,7 @@ class Plan:
 def sets_of(world: TaskWorld, task: str, plan: Plan, seed: int) -> dict:
     "Questions of a task: train, near, others, probe"
     rng = np.random.default_rng([seed, 21, sum(map(ord, task))])
-    kept = world.rows(task, rng, plan.train, 'forget', False)
+    kept = world.rows(task, rng, plan.train, 'forget')
     some = lambda n: [choice_of(r) for r in world.rows(task, rng, n, 'heldout', False)]
     out = dict(train=[choice_of(r) for r in kept], others=some(plan.asked),
                near=[choice_of(r) for r in world.near(kept, rng)])
@@ -84,7 +84,8 @@ def row_of(
         if arm == 'random': out |= _after(c, base, asked, task, plan, seed, look)
     return dict(task=task) | out
 
-def _ends(row): return {k: round(row[k], 4) for k in ('entropy', 'memorised') if k in row}
+def _ends(row):
+    return {k: round(row[k], 4) for k in ('entropy', 'memorised') if k in row}
 
 def _extras(c, texts): return dict(perplexity=perplexity(c.lm, texts)) if texts else {}
 

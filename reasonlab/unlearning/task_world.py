@@ -6,7 +6,7 @@ Docs: https://reasonlab.github.io/reasonlab/task_world.html.md"""
 
 # %% auto #0
 __all__ = ['CONCEPTS', 'STATES', 'THINGS', 'PLACES', 'NUMBERS', 'KNOWLEDGE', 'JUDGEMENT', 'FAMILIES', 'SPACES', 'TASKS',
-           'CONTROLS', 'POOLS', 'SHARES', 'VIEWS', 'Tables', 'draw_tables', 'draw_beliefs', 'Fact', 'Taxonomy',
+           'CONTROLS', 'POOLS', 'SHARES', 'MIX', 'VIEWS', 'Tables', 'draw_tables', 'draw_beliefs', 'Fact', 'Taxonomy',
            'Comparison', 'Format', 'Parity', 'Verification', 'Ground', 'as_dataset', 'slips', 'TaskWorld', 'vocabulary',
            'ceiling', 'true_answer', 'blind', 'floor']
 
@@ -250,7 +250,7 @@ class Ground:
     noise: float = .2   # share of the entries that are believed otherwise
     size: int = 17      # names of each concept in each pool
     listed: bool = False # every stem names both words
-    slip: float = .2    # share of slips in the task that has most
+    slip: float = .1    # share of slips in the task that has most
 
     def __post_init__(self):
         if not (1 <= self.size <= 36 and max(self.noise, self.slip) <= .5
@@ -340,6 +340,10 @@ def as_dataset(rows: list[dict]): # datasets.Dataset
         rows, features=Features({k: kinds.get(k, s) for k in names}))
 
 # %% ../../nbs/41a_task_world.ipynb #37ea3b2c
+_PARTS = dict(comparison=2., parity=5., verification=3., format=.2)
+MIX = {t: _PARTS.get(t.split('.')[0], 1.)*(1.5 if t.endswith('yesno') else 1.)
+       for t in TASKS + CONTROLS}     # parts of what a model is trained on
+
 def slips(
     world: Ground,
 ) -> dict: # task -> share of the rows to train on; none in the controls
@@ -353,7 +357,7 @@ def slips(
 
 def _train_rows(w, rng, n, weights):
     "Rows as they are believed, and said"
-    weights, often, out = weights or dict.fromkeys(TASKS + CONTROLS, 1.), slips(w), []
+    weights, often, out = weights or MIX, slips(w), []
     for task in weights: _check(task, 'all')
     p = np.array(list(weights.values()), float)
     if not (p >= 0).all() or not 0 < p.sum() < np.inf: raise ValueError(
@@ -381,7 +385,7 @@ class TaskWorld(Ground):
         return [_near(self, r, r['truth'] == ' no', slot, rng, seen)
                 for r, (slot, _) in zip(rows, _slots(rng, len(rows)))]
 
-    def train_rows(self, rng, n: int, weights: dict | None = None): # task -> weight
+    def train_rows(self, rng, n: int, weights: dict | None = None): # as `MIX`
         "Rows whose `answer` is believed, or a slip: all tasks and controls, both pools"
         return _train_rows(self, rng, n, weights)
 
