@@ -440,6 +440,6 @@ def bench(name: BENCH = 'verify',
 # %% ../../nbs/82_cli.ipynb #fd877d5d
 def main():
     "The entry point `reasonlab`"
-    for part in ('book', 'nli', 'nli4ct', 'factcheck'):
+    for part in ('book', 'nli', 'nli4ct', 'factcheck', 'forget'):
         importlib.import_module(f'reasonlab.lab.cli_{part}')
     app() # to which they have added their commands
