@@ -142,7 +142,7 @@ def _layers(seen):
                  after=(x, col('after'), col('low'), col('high')))
     return dict(title='Still there?', picture=curves(lines, 'layer', 'accuracy'),
         caption=f"Probes of the last token's state on {_of(seen['n'], 'question')} "
-        'they were not fitted on, before and after forgetting, and on shuffled answers.')
+        'they were not fitted on, before and after forgetting, and on shuffled ones.')
 
 # %% ../../nbs/82j_cli_forget.ipynb #26b0818e
 def forget_page(result: dict, notes: list[str], about: str) -> str: # HTML
@@ -170,8 +170,8 @@ def verdict_of(result: dict) -> str:
     first = result['tasks'][0]
     row, r = result['rows'][first], result['ratios'][f'{first} > {first}']
     if r['ratio'] is None: return (f'{clean(first)}: right in {r["before"]:.0%} '
-        f'before, where chance is {r["chance"]:.0%}. The model did not know it, so there was '
-        'nothing to forget: teach longer (--teach), or take questions it can answer.')
+        f'before, where chance is {r["chance"]:.0%}. The model did not know it: there '
+        'was nothing to forget. Teach longer (--teach), or ask what it can answer.')
     ended = 'until' if row['reached'] else 'and did not get to the point where'
     return (f'{clean(first)} was trained away in {_of(row["steps"], "update")}, '
         f'{ended} the questions trained on were at chance. On others it is right in '
@@ -194,11 +194,11 @@ EXAMPLES = [sample(a, b, h) for h in ('above', 'below') for a in range(12)
             for b in range(12) if a != b and (a + 2*b) % 3]
 PROBE = Annotated[bool, _opt('--probe', help='Read the answer off each layer.')]
 METHOD = Annotated[str, _opt(help='random, ascent or npo.')]
-ANSWERS = Annotated[str, _opt('--labels', help='fixed, redrawn or soft random answers.')]
+ANSWERS = Annotated[str, _opt('--labels', help='Random ones: fixed, redrawn or soft.')]
 TEACH = Annotated[int, _opt(min=0, help='Epochs with right answers first.')]
 EPOCHS = Annotated[int, _opt(min=1, help='Epochs of forgetting, at most.')]
 RATE = Annotated[float, _opt(help='Learning rate.')]
-RANK = Annotated[int, _opt('--lora', min=0, help='Rank of the adapter; 0: all weights.')]
+RANK = Annotated[int, _opt('--lora', min=0, help='Rank of the adapter; 0: none.')]
 AROUND = Annotated[str, _opt('--prompt', help='What stands around a {question}.')]
 NORM = Annotated[str, _opt(help='Of an option: sum, token or character.')]
 ASKED = 'Question: {question}\\nAnswer:'

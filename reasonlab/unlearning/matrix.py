@@ -37,7 +37,8 @@ class Plan:
 def sets_of(world: TaskWorld, task: str, plan: Plan, seed: int) -> dict:
     "Questions of a task: train, near, others, probe"
     rng = np.random.default_rng([seed, 21, sum(map(ord, task))])
-    kept = world.rows(task, rng, plan.train, 'forget')
+    most = {'format.content': 28, 'format.yesno': 12}.get(task, plan.train) # no more
+    kept = world.rows(task, rng, min(plan.train, most), 'forget')
     some = lambda n: [choice_of(r) for r in world.rows(task, rng, n, 'heldout', False)]
     out = dict(train=[choice_of(r) for r in kept], others=some(plan.asked),
                near=[choice_of(r) for r in world.near(kept, rng)])
@@ -49,14 +50,15 @@ class Asked:
     def __init__(self, chooser, sets: dict): # name -> list of questions
         self.sets, self.ready = sets, {k: chooser.read(v) for k, v in sets.items()}
 
-    def __call__(self, chooser) -> dict: # name -> list of scores
-        "What a model says to all of them"
-        each = iter(chooser.scores([r for rs in self.ready.values() for r in rs]))
-        return {k: [next(each) for _ in v] for k, v in self.sets.items()}
+    def __call__(self, chooser, names=None) -> dict: # name -> list of scores
+        "What a model says to all of them, or to some"
+        names = list(self.sets) if names is None else names
+        each = iter(chooser.scores([r for k in names for r in self.ready[k]]))
+        return {k: [next(each) for _ in self.sets[k]] for k in names}
 
-    def accuracy(self, chooser) -> dict: # name -> share
+    def accuracy(self, chooser, names=None) -> dict: # name -> share
         "How often it is right"
-        return {k: right_of(self.sets[k], s) for k, s in self(chooser).items()}
+        return {k: right_of(self.sets[k], s) for k, s in self(chooser, names).items()}
 
 def right_of(items: list, scores: list) -> float:
     "Share of questions whose right option is best"
@@ -74,13 +76,15 @@ def row_of(
     items = asked.sets[f'{task}/train']
     config = ForgetConfig(label_mode=plan.mode, rate=plan.rate, size=plan.size,
                           epochs=plan.epochs, stop_at=plan.stop_at, seed=seed)
-    out = {}
+    out, names = {}, [k for k in asked.sets if k.endswith('/others')]
+    names += [f'{task}/{k}' for k in ('train', 'near')]
     for arm in ARMS:
         c = copy_of(base)
         if arm == 'sham': config = replace(config, method='true', steps=done.steps)
         done = forget(c, items, config, progress=False)
         out[arm] = dict(steps=done.steps, reached=bool(done.reached),
-            accuracy=asked.accuracy(c), **_ends(done.log[-1]), **_extras(c, texts))
+            accuracy=asked.accuracy(c, names), **_ends(done.log[-1]),
+            **_extras(c, texts))
         if arm == 'random': out |= _after(c, base, asked, task, plan, seed, look)
     return dict(task=task) | out
 
@@ -111,7 +115,7 @@ def relearn(
                           seed=seed)
     c = copy_of(chooser)
     forget(c, items, config, progress=False)
-    return asked.accuracy(c)
+    return asked.accuracy(c, [f'{task}/others'])
 
 # %% ../../nbs/41c_matrix.ipynb #f359da4e
 def matrix(
@@ -151,9 +155,11 @@ def asked_of(base, world, plan, seed) -> tuple: # Asked, texts
 def ratios(
     m: dict, # of `matrix`
     arm: str = 'random', part: str = 'others', # or near, train
-) -> dict: # (A, B) -> R, NaN where B was not known
-    "Forget ratios of all pairs of tasks"
-    B = [k.removesuffix(f'/{part}') for k in m['before'] if k.endswith(f'/{part}')]
-    return {(a, b): float(forget_ratio(m['before'][f'{b}/{part}'],
-                r[arm]['accuracy'][f'{b}/{part}'], .5))
-            for a, r in m['rows'].items() for b in B}
+) -> dict: # (A, B) -> R, NaN where B was not known; near and train: A = B only
+    "Forget ratios of pairs of tasks"
+    def R(r, b):
+        return float(forget_ratio(m['before'][f'{b}/{part}'],
+                                  r[arm]['accuracy'][f'{b}/{part}'], .5))
+    names = [k.removesuffix(f'/{part}') for k in m['before'] if k.endswith(f'/{part}')]
+    return {(a, b): R(r, b) for a, r in m['rows'].items() for b in names
+            if f'{b}/{part}' in r[arm]['accuracy']}

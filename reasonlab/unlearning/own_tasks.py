@@ -154,11 +154,12 @@ def probed(
     seed: int = 0,
 ): # look(before, after) -> dict, for `study_own`; of causal models only
     "Which layers still tell the answer"
-    gold, groups = (np.array([getattr(i, k) for i in items]) for k in ('answer', 'group'))
+    gold = np.array([i.answer for i in items])
+    groups = np.array([i.group for i in items])
     if len(set(groups)) < 10: raise ValueError(f'a probe needs ten groups of questions '
         f'or more, not {len(set(groups))}: leave --probe out')
-    parts = split_groups(groups, np.random.default_rng([seed, 41]))
-    mixed = np.random.default_rng([seed, 42]).permutation(gold)
+    rng = np.random.default_rng([seed, 41])
+    parts, mixed = split_groups(groups, rng), rng.permutation(gold)
     same = len({frozenset(c.strip() for c in i.choices) for i in items}) == 1
     def points(x, y, options):
         rng = np.random.default_rng([seed, 43])
