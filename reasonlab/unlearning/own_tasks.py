@@ -167,8 +167,7 @@ def probed(
         said = np.array([i.choices[k].strip() for i, k in zip(items, y)])
         return linear_probe(x, said, groups, rng, parts).accuracy
     def look(before, after):
-        prompts = [before.prompt(i) for i in items]
-        old, new = (c.lm.states(prompts, progress=False).numpy()
+        old, new = (c.lm.states([c.prompt(i) for i in items], progress=False).numpy()
                     for c in (before, after))
         options, out = None if same else _embedded(before, items), []
         arms = (old, gold), (new, gold), (new, mixed)
