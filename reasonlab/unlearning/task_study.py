@@ -66,6 +66,11 @@ DEPTH_CLAIMS = (
         precondition='clean_probe >= .7 and reached >= .8',
         text='The states of a model that forgot still tell the right answer: a probe '
              'is right more often than the model, by more than .2.'),
+    Claim(id='unforgettable.yesno_probe', statistic='mean_gain', effect=.2,
+        expected=.35, null=.1, floors=('shuffled',), **_C | dict(control='untrained'),
+        precondition='clean_probe >= .7 and reached >= .8',
+        text='Where yes and no were the answers, the states still tell them: a probe is '
+             'right more often than the model that forgot, by more than .2.'),
     Claim(id='unforgettable.relearn', statistic='mean', effect=.5, expected=.7,
         **_C | dict(control='untaught'), precondition=_KNOWN,
         text='Twelve updates with right answers to half of the questions bring more '
@@ -216,19 +221,22 @@ def predictor_rows(m: dict, plan: Plan, found: dict, rng) -> dict:
 # %% ../../nbs/41d_task_study.ipynb #aae64af5
 def depth_rows(m: dict, plan: Plan, never: dict) -> dict:
     "probe: a row for each question; relearn: a row for each task"
-    out, cols = [], dict(pred='probe', base='own', floor_shuffled='shuffled',
+    out, yes, cols = [], [], dict(pred='probe', base='own', floor_shuffled='shuffled',
                          control='untrained', before='before')
     for t in plan.tasks():
         seen, family = m['rows'][t]['seen'], t.split('.')[0]
-        out += [dict(group=family, **{k: seen[v][i] for k, v in cols.items()})
-                for i in range(len(seen['probe']))]
+        own = [dict(group=family, **{k: seen[v][i] for k, v in cols.items()})
+               for i in range(len(seen['probe']))]
+        out += own
+        if t.endswith('yesno'): yes += own
     def back(t):
         r, name = m['rows'][t], f'{t}/others'
         was, low = m['before'][name], r['random']['accuracy'][name]
         if was - low < .1: return None # nothing was lost that could come back
         return dict(pred=(r['relearned'] - low)/(was - low),
                     control=(never[t] - .5)/(was - low))
-    return dict(probe=_columns(out), relearn=_task_rows(plan, back))
+    return dict(probe=_columns(out), yesno_probe=_columns(yes),
+                relearn=_task_rows(plan, back))
 
 # %% ../../nbs/41d_task_study.ipynb #b888fd08
 def untaught_gain(untaught, asked, plan: Plan, seed: int) -> dict: # task -> accuracy
@@ -246,7 +254,7 @@ def untaught_gain(untaught, asked, plan: Plan, seed: int) -> dict: # task -> acc
 # %% ../../nbs/41d_task_study.ipynb #90b849d7
 PLANS = dict(
     smoke=Plan(families=('colour', 'parity'), train=32, asked=40, probe=120),
-    home=Plan(train=56, asked=80, probe=140),
+    home=Plan(train=56, asked=80, probe=260),
     full=Plan(train=64, asked=400, probe=600))
 
 # %% ../../nbs/41d_task_study.ipynb #4441142e
@@ -274,6 +282,7 @@ def observe_tasks(
     own = [m['rows'][t]['random'] for t in plan.tasks()]
     pre = dict(clean_accuracy=float(np.mean([m['before'][f'{t}/others']
                                              for t in plan.tasks()])),
-               reached=float(np.mean([r['reached'] for r in own])),
-               clean_probe=float(np.mean(rows['probe'].pop('before'))))
-    return {f'unforgettable.{k}': Observation(v, pre) for k, v in rows.items()}
+               reached=float(np.mean([r['reached'] for r in own])))
+    clean = {k: float(np.mean(rows[k].pop('before'))) for k in ('probe', 'yesno_probe')}
+    return {f'unforgettable.{k}': Observation(v, pre | dict(
+        clean_probe=clean.get(k, clean['probe']))) for k, v in rows.items()}
