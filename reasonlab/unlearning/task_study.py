@@ -69,8 +69,8 @@ DEPTH_CLAIMS = (
     Claim(id='unforgettable.yesno_probe', statistic='mean_gain', effect=.2,
         expected=.35, null=.1, floors=('shuffled',), **_C | dict(control='untrained'),
         precondition='clean_probe >= .7 and reached >= .8',
-        text='Where yes and no were the answers, the states still tell them: a probe is '
-             'right more often than the model that forgot, by more than .2.'),
+        text='Where yes and no were the answers, the states still tell them: a probe '
+             'is right more often than the model that forgot, by more than .2.'),
     Claim(id='unforgettable.relearn', statistic='mean', effect=.5, expected=.7,
         **_C | dict(control='untaught'), precondition=_KNOWN,
         text='Twelve updates with right answers to half of the questions bring more '
