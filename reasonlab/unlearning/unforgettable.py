@@ -20,5 +20,6 @@ def observe(
     "One seed of the chapter's study"
     return observe_tasks(scale, seed, folder)
 
-STUDY = Study(slug='unforgettable', claims=CLAIMS, observe=observe, statistics=STATISTICS,
+STUDY = Study(slug='unforgettable', claims=CLAIMS, observe=observe,
+    statistics=STATISTICS,
     cells={c.id: 'unlearning.task_study.observe_tasks' for c in CLAIMS})
