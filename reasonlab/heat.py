@@ -25,7 +25,8 @@ def _cell(ax, x, y, v, c):
     paint = _mix(c['paper'], OKABE_ITO['blue'], min(1., max(0., v)))
     ax.add_patch(_square(x, y, facecolor=paint, lw=0))
     dark = luminance(paint) < .3
-    ax.text(x, y, f'{v:.2f}'.replace('0.', '.', 1), fontsize=7, ha='center',
+    said = f'{round(v, 2) + 0:.2f}'.replace('0.', '.', 1) # no minus nought
+    ax.text(x, y, said, fontsize=7, ha='center',
             va='center', color='#ffffff' if dark else '#1d2126')
 
 def _square(x, y, **kw):

@@ -38,7 +38,7 @@ def grid_of(
     return dict(schema=1, tasks=names, seeds=list(seeds), asked=plan.asked,
                 rate=plan.rate, models=out)
 
-# %% ../../nbs/41e_grid.ipynb #5466f48f
+# %% ../../nbs/41e_grid.ipynb #efb90586
 def _num(x): return round(float(x), 4) if np.isfinite(x) else None
 
 def script(args: list | None = None):
@@ -55,7 +55,7 @@ def script(args: list | None = None):
 
 if __name__ == '__main__' and 'grid' in sys.argv[0]: script()
 
-# %% ../../nbs/41e_grid.ipynb #bf33d02f
+# %% ../../nbs/41e_grid.ipynb #906da154
 def read_grid() -> dict: # as `grid_of` gave it
     "The stored square"
     return json.loads(asset('calibration/grid.json').read_text(encoding='utf-8'))
@@ -66,7 +66,7 @@ def square(grid: dict, arm: str = 'random') -> np.ndarray: # float [A, B]
     n = np.isfinite(x).sum(0)
     return np.where(n > 0, np.nansum(x, 0)/np.maximum(n, 1), np.nan)
 
-# %% ../../nbs/41e_grid.ipynb #77eb9612
+# %% ../../nbs/41e_grid.ipynb #6d7a256a
 def crossed(grid: dict, rng: np.random.Generator): # -> measure.Crossing
     "The forget ratios of the tasks themselves, by kind and answer space"
     rows = []
