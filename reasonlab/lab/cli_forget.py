@@ -121,7 +121,7 @@ def pictures(result: dict) -> list[dict]: # title, picture, caption
     chance = result['ratios'][f'{first} > {first}']['chance']
     out = [dict(title='While forgetting', picture=curves(lines, 'updates', 'share',
         chance=chance), caption='Accuracy on questions trained on and on others, and '
-        'the entropy of the answers there; dotted: chance.')]
+        'how even the answers to the former are; dotted: chance.')]
     if len(tasks) > 1: out.append(_square(result, tasks))
     if 'seen' in row: out.append(_layers(row['seen']))
     return out
@@ -190,8 +190,20 @@ MODEL = Annotated[str, _opt('--model', metavar='ID',
     help='A causal language model, by folder or hub id; or encoder, which is here.')]
 FOLDER = Annotated[Path, _opt('--out', metavar='DIR',
     help='For the finding, the adapters and what is done, to go on after a kill.')]
-EXAMPLES = [sample(a, b, h) for h in ('above', 'below') for a in range(12)
-            for b in range(12) if a != b and (a + 2*b) % 3]
+
+# %% ../../nbs/82j_cli_forget.ipynb #3f937860
+_THINGS = dict(animal='dog cat horse cow sheep goat lion tiger bear wolf fox rabbit '
+    'mouse eagle owl duck snake frog shark whale ant bee spider deer',
+    food='apple pear plum cherry grape lemon melon carrot onion potato bread cheese '
+    'butter cake pie soup rice pasta honey egg nut bean tomato peach',
+    tool='hammer saw drill axe spade rake wrench chisel ladder broom brush needle '
+    'knife scissors shovel pump lamp clock chair table bucket rope key anvil')
+_ASKS = dict(animal='Is {} {} an animal?', food='Can one eat {} {}?',
+             tool='Was {} {} made by people?')
+EXAMPLES = [dict(question=ask.format('an' if x[0] in 'aeiou' else 'a', x), group=x,
+    choices=['yes', 'no'], answer=int(kind != task), task=task)
+    for task, ask in _ASKS.items() for kind, words in _THINGS.items()
+    for i, x in enumerate(words.split()) if kind == task or i % 2]
 PROBE = Annotated[bool, _opt('--probe', help='Read the answer off each layer.')]
 METHOD = Annotated[str, _opt(help='random, ascent or npo.')]
 ANSWERS = Annotated[str, _opt('--labels', help='Random ones: fixed, redrawn or soft.')]
@@ -203,13 +215,13 @@ AROUND = Annotated[str, _opt('--prompt', help='What stands around a {question}.'
 NORM = Annotated[str, _opt(help='Of an option: sum, token or character.')]
 ASKED = 'Question: {question}\\nAnswer:'
 
-# %% ../../nbs/82j_cli_forget.ipynb #9ca94100
+# %% ../../nbs/82j_cli_forget.ipynb #0b5286d5
 @app.command(rich_help_panel='Study models')
 def forget(forget: FORGET = None, holdout: HOLDOUT = None, tasks: TASKS_ = None,
            model: MODEL = 'encoder', out: FOLDER = Path('forgotten'),
            json_: AS_JSON = False, report: REPORT = None, example: EXAMPLE = False,
            device: DEVICE = None, probe: PROBE = False, method: METHOD = 'random',
-           labels: ANSWERS = 'fixed', teach: TEACH = 3, epochs: EPOCHS = 20,
+           labels: ANSWERS = 'fixed', teach: TEACH = 12, epochs: EPOCHS = 20,
            rate: RATE = 2e-4, lora: RANK = 8, prompt: AROUND = ASKED,
            norm: NORM = 'sum', seed: int = 0):
     """What goes when a skill is trained away, and what stays?
@@ -231,7 +243,7 @@ def forget(forget: FORGET = None, holdout: HOLDOUT = None, tasks: TASKS_ = None,
     _give(result, notes, model, out, report, json_)
     raise typer.Exit(int(bad > 0))
 
-# %% ../../nbs/82j_cli_forget.ipynb #3f937860
+# %% ../../nbs/82j_cli_forget.ipynb #298239a6
 def _read(forget, holdout, tasks):
     "The sets of the files, remarks, and how many rows are bad"
     files = [forget, *([holdout] if holdout else []), *(tasks or [])]
@@ -247,7 +259,7 @@ def _read(forget, holdout, tasks):
     for n in notes: _err().print(n, markup=False)
     return sets, notes, sum(b for _, b in got.values())
 
-# %% ../../nbs/82j_cli_forget.ipynb #0b5286d5
+# %% ../../nbs/82j_cli_forget.ipynb #edc416ab
 def _study(model, prompt, norm, device, sets, args, out, probe):
     "The experiment; what cannot work is one line"
     from reasonlab.runs import WrongKey
@@ -266,7 +278,7 @@ def _study(model, prompt, norm, device, sets, args, out, probe):
     except (ValueError, FloatingPointError) as e: _stop(str(e))
     except OSError as e: _stop(f'{out}: cannot be written ({e.strerror})')
 
-# %% ../../nbs/82j_cli_forget.ipynb #298239a6
+# %% ../../nbs/82j_cli_forget.ipynb #19a762d6
 def _give(result, notes, model, out, report, as_json):
     "Finding, table, page"
     from reasonlab.runs import write_atomic

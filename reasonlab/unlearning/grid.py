@@ -16,7 +16,7 @@ from ..runs import write_atomic
 from .matrix import Plan, matrix, ratios
 from .measure import crossing
 from .school import base_of
-from .task_world import FAMILIES, JUDGEMENT, SPACES
+from .task_world import JUDGEMENT
 
 # %% ../../nbs/41e_grid.ipynb #7ad58fc4
 def grid_of(

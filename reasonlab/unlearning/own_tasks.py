@@ -38,7 +38,7 @@ def without_leaks(asked: list, trained: list) -> list:
 class OwnPlan:
     "How one's own model is taught and made to forget"
     lora: int = 8       # rank; 0: all weights
-    teach: int = 3      # epochs with right answers first; 0: it knows already
+    teach: int = 12     # epochs with right answers first; 0: it knows already
     epochs: int = 20    # of forgetting, at most
     rate: float = 2e-4
     size: int = 16
@@ -70,6 +70,7 @@ def taught(chooser, sets: dict, plan: OwnPlan, folder=None, key: str = ''):
     if place:
         save_change(new, chooser, place)
         write_atomic(place/'key.json', json.dumps(mark).encode())
+        new = load_change(chooser, place) # as after a kill: the file is half precision
     return _merged(new)
 
 # %% ../../nbs/40d_own_tasks.ipynb #83338d87
