@@ -14,10 +14,7 @@ import copy, math, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-import torch
 from ..files import shown
-from ..models.encoder import quiet
-from ..models.lm import LM, read_requests, run_requests, token_logprobs
 
 # %% ../../nbs/40_forget.ipynb #ff6a66cb
 @dataclass(frozen=True)
@@ -61,16 +58,17 @@ def check_items(items: list, what: str = 'forget set') -> list: # the same
         'other answers')
     return items
 
+_NORMS = ('sum', 'token', 'character')
+
 def chance_of(items: list) -> float: # 0 to 1
     "Accuracy of answers drawn at random: the mean of one in K"
     return float(np.mean([1/len(i.choices) for i in items]))
 
 # %% ../../nbs/40_forget.ipynb #9f3af5cd
-_NORMS = ('sum', 'token', 'character')
-
 class Chooser:
     "A causal language model as one that answers multiple choice"
-    def __init__(self, lm: LM, template: str = '{question}',
+    def __init__(self, lm, # a `models.lm.LM`
+        template: str = '{question}',
         norm: str = 'sum', # of an option's tokens; or token, character: their mean
     ):
         if '{question}' not in template: raise ValueError(f'{shown(template)!r} has no '
@@ -87,6 +85,7 @@ class Chooser:
 
     def read(self, items: list) -> list: # for each item the requests of its options
         "Items to tokens; a ValueError names the first that cannot be read"
+        from reasonlab.models.lm import read_requests
         flat = [(self.prompt(i), _spaced(c)) for i in items for c in i.choices]
         rows = iter(read_requests(self.lm.tokenizer, [p for p, _ in flat],
                                   [c for _, c in flat], self.lm.positions))
@@ -105,6 +104,7 @@ def scores(
     self: Chooser, ready: list, progress: bool = False,
 ) -> list: # of arrays [K]
     "Log-likelihood of each option, as the norm has it"
+    from reasonlab.models.lm import run_requests
     flat = [r for rs in ready for r in rs]
     each = iter(run_requests(self.lm, flat, progress))
     return [np.array([float(next(each).sum())/self.size(r) for r in rs])
@@ -117,6 +117,8 @@ def size(self: Chooser, request) -> int:
 
 def logp(self: Chooser, ready: list, pairs: list): # Float[Tensor, "n"]
     "Log-likelihood of the options (row, option), with gradients"
+    import torch
+    from reasonlab.models.lm import token_logprobs
     asked = [ready[i][k] for i, k in pairs]
     each = token_logprobs(self.lm, asked).split([len(r.ids) for r in asked])
     return torch.stack([e.sum()/self.size(r) for e, r in zip(each, asked)])
@@ -167,6 +169,7 @@ def loss_of(
     start: np.ndarray | None = None, # log p_0 of the right answers, for npo
 ): # scalar tensor
     "The loss of an update, as in the table"
+    import torch
     if config.method == 'random' and config.label_mode == 'soft':
         each = [(i, k) for i in rows for k in range(len(items[i].choices))]
         share = torch.tensor([1/len(items[i].choices) for i, _ in each])
@@ -209,6 +212,7 @@ def _entropy(s):
 # %% ../../nbs/40_forget.ipynb #1523be2d
 def _step(chooser, opt, loss, config, step):
     "One update; its loss"
+    import torch
     opt.zero_grad(set_to_none=True)
     loss.backward()
     some = [p for p in chooser.net.parameters() if p.requires_grad]
@@ -259,6 +263,7 @@ def forget(
 class _Run:
     "The state of one forgetting"
     def __init__(self, chooser, items, config, keep, look):
+        import torch
         self.chooser, self.items, self.config, self.look = chooser, items, config, look
         # not the seed alone: a world drawn with it would get its own answers back
         self.rng = np.random.default_rng([config.seed, 40])
@@ -336,6 +341,8 @@ def copy_of(
     return new
 
 def _adapted(net, rank, seed):
+    "With an adapter on all its linear maps"
+    import torch
     from peft import LoraConfig, get_peft_model
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -347,6 +354,8 @@ def _adapted(net, rank, seed):
 # %% ../../nbs/40_forget.ipynb #2410e143
 def save_change(chooser, base, folder: str | Path):
     "What distinguishes a chooser from its base: its adapter, or the weights that moved"
+    import torch
+    from reasonlab.models.encoder import quiet
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     if hasattr(chooser.net, 'peft_config'): # an adapter is a change by itself
         with quiet(): return chooser.net.save_pretrained(folder)
@@ -361,6 +370,7 @@ def save_change(chooser, base, folder: str | Path):
 # %% ../../nbs/40_forget.ipynb #185423da
 def load_change(base, folder: str | Path):
     "The chooser that `save_change` kept, from the same base"
+    import torch
     folder = Path(folder)
     if (folder/'adapter_config.json').is_file():
         from peft import PeftModel
@@ -384,9 +394,11 @@ def load_change(base, folder: str | Path):
 
 # %% ../../nbs/40_forget.ipynb #b5cdd578
 def perplexity(
-    lm: LM, texts: list[str], progress: bool = False,
+    lm, # a `models.lm.LM`
+    texts: list[str], progress: bool = False,
 ) -> float: # 1: no surprise; as many as there are tokens: none known
     "exp of the mean surprise over all tokens of the texts"
+    import torch
     if not texts: raise ValueError('no text to be surprised by: give some')
     each = lm.logprobs(['']*len(texts), texts, progress)
     return float(torch.cat(each).mean().neg().exp())

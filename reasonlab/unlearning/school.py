@@ -13,9 +13,7 @@ import json, sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
-import torch
 from ..core import asset_root
-from ..models.lm import LM, read_requests, token_logprobs
 from ..models.small import small_llama, word_tokenizer
 from ..models.train import TrainConfig, train
 from .forget import Chooser, choice_of, look_at
@@ -67,6 +65,7 @@ TEMPLATE = ' {question}'
 
 def beginner(world: TaskWorld, school: School, seed: int) -> Chooser:
     "An untrained model with the words of the world"
+    from reasonlab.models.lm import LM
     words = [*vocabulary(world), 'odd', 'even']
     tok = word_tokenizer([f' {w}' for w in words])
     net = small_llama(tok, school.width, school.layers, 4, 32, seed)
@@ -74,6 +73,7 @@ def beginner(world: TaskWorld, school: School, seed: int) -> Chooser:
 
 def lessons_of(chooser: Chooser, world: TaskWorld, school: School, rng) -> tuple:
     "Questions with their answers, and texts, as requests"
+    from reasonlab.models.lm import read_requests
     rows = world.train_rows(rng, school.rows, weights_of())
     tok = chooser.lm.tokenizer
     asked = read_requests(tok, [f" {r['question']}" for r in rows],
@@ -88,6 +88,7 @@ def teach(
     folder: str | Path | None = None, # of the checkpoint
 ) -> tuple[Chooser, list]: # and the log
     "A model that was taught the world"
+    from reasonlab.models.lm import token_logprobs
     chooser = beginner(world, school, seed)
     asked, texts = lessons_of(chooser, world, school, np.random.default_rng([seed, 7]))
     def loss(net, rows):
@@ -127,6 +128,7 @@ def base_of(
     device: str = 'cpu', # so small a model gains nothing elsewhere
 ) -> tuple[TaskWorld, Chooser]:
     "A world and the model that knows it; a seed that did not ship is taught now"
+    from reasonlab.models.lm import LM
     folder = Path(root or asset_root()/'adapters'/'forget')/str(seed)
     if not (folder/'school.json').is_file():
         school = School()
@@ -138,6 +140,7 @@ def base_of(
 # %% ../../nbs/41b_school.ipynb #576c45a3
 def main(args: list | None = None): # of the command line
     "Teach the worlds of some seeds: python -m reasonlab.unlearning.school"
+    import torch
     from argparse import ArgumentParser
     ask = ArgumentParser(prog='python -m reasonlab.unlearning.school',
                          description='Teach small models their worlds of tasks.')
