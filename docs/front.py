@@ -178,10 +178,23 @@ def bench_kernels(table):
     return "\n\n".join(out)
 
 
+def bench_lm(table):
+    from reasonlab.models.bench_lm import lm_ratios
+    out = ["One context and several continuations behind it, scored by a small Llama: whole logits of each joined text, only the needed states, or the "
+           "context read once. A way's fastest batch size stands for it; a ratio above 1 says that ours is faster."]
+    for r in table["runs"]:
+        m = r["machine"]
+        where = m["name"] + ("" if r["device"] == "cuda" else f", {r['threads']} thread{'s' * (r['threads'] > 1)}")
+        rows = [(x["best"], f"{x['ratio']:.2f}" if x["kept"] else f"**{x['ratio']:.2f}**", f"at least {x['goal']:g}") for x in lm_ratios(r)]
+        out += [f"**{where}**, torch {m['torch']}, {r['context']} tokens and {r['options']} times {r['length']}, largest difference "
+                f"{max(a['gap'] for a in r['arms']):.0e}:", grid(("the way at its best", "its time over ours", "to reach"), rows)]
+    return "\n\n".join(out)
+
+
 def mib(x): return "not measured" if x is None else f"{x:,.0f}"
 
 
-TRUST = dict(judge=judge, placebo=placebo, coverage=coverage, drills=drills, fuzz=fuzz, bench_nli=bench_nli, bench_kernels=bench_kernels, axe=axe)
+TRUST = dict(judge=judge, placebo=placebo, coverage=coverage, drills=drills, fuzz=fuzz, bench_nli=bench_nli, bench_kernels=bench_kernels, bench_lm=bench_lm, axe=axe)
 
 
 PAGE = dict(judge="held_out")  # the chapter, where it has another name

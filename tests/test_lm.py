@@ -60,7 +60,7 @@ def test_a_family_is_scored_by_the_book(name):
     contexts, conts = drawn(np.random.default_rng(1), 12)
     requests = read_requests(TOK, contexts, conts, 64)
     want = [by_the_book(net, r) for r in requests]
-    for got in (lm.logprobs(contexts, conts), run_requests(lm, requests, reuse=False), LM(net, TOK, budget=50).logprobs(contexts, conts)):
+    for got in (lm.logprobs(contexts, conts), run_requests(lm, requests, reuse=""), LM(net, TOK, budget=50).logprobs(contexts, conts)):
         assert max(float((a - b).abs().max()) for a, b in zip(got, want)) < 1e-5 * 10
     assert lm.direct, "its head is read from its configuration"
     if not name.startswith("mamba"): assert lm.reuse

@@ -391,9 +391,7 @@ def _bench_nli(n, seed, threads, repeats, store):
 
 # %% ../../nbs/82_cli.ipynb #65629eca
 def _bench_kernels(seed, threads, repeats, store, compiled, device):
-    from reasonlab.kernels.bench_kernels import bench_kernels, shortfalls, stored_runs
-    from reasonlab.lab.reproduce import store_lab
-    from reasonlab.lab.scorecard import calibration
+    from reasonlab.kernels.bench_kernels import bench_kernels, shortfalls
     with _err().status('racing; minutes'):
         got = bench_kernels(device or 'cpu', threads, repeats, compiled, seed=seed)
     t = Table('contest', 'arm', 'seconds', 'to ours', 'of the matrix rate', 'extra MiB',
@@ -405,35 +403,53 @@ def _bench_kernels(seed, threads, repeats, store, compiled, device):
             '' if a['mib'] is None else f"{a['mib']:,.0f}")
     missed = shortfalls(got)
     for m in missed: _err().print(f'[yellow]short:[/yellow] {escape(m)}')
-    if store:
-        table = stored_runs(calibration('bench_kernels'), got)
-        _err().print('stored: ' + escape(str(store_lab('bench_kernels', table))))
+    if store: _keep('bench_kernels', got)
     return dict(got, shortfalls=missed), t
+
+def _keep(name, got):
+    "A run into data/calibration, in place of one like it"
+    from reasonlab.kernels.bench_kernels import stored_runs
+    from reasonlab.lab.reproduce import store_lab
+    from reasonlab.lab.scorecard import calibration
+    table = stored_runs(calibration(name), got) | dict(name=name)
+    _err().print('stored: ' + escape(str(store_lab(name, table))))
+
+# %% ../../nbs/82_cli.ipynb #5b1f0a12
+def _bench_lm(seed, threads, repeats, store, device):
+    from reasonlab.models.bench_lm import bench_lm, lm_ratios
+    with _err().status('racing; a minute'):
+        got = bench_lm(threads, repeats, device or 'cpu', seed=seed)
+    t = Table('way', 'at its best', 'to ours', 'promised', box=None)
+    for r in lm_ratios(got): t.add_row(r['arm'], r['best'], f"{r['ratio']:.2f}x",
+                                       f"{r['goal']:g}x")
+    if store: _keep('bench_lm', got)
+    return got, t
 
 # %% ../../nbs/82_cli.ipynb #d1418cf9
 BENCH = Annotated[str, typer.Argument(metavar='[NAME]', help='verify (chains through '
-    'the verifier), nli (pairs through a cross-encoder) or kernels (log-probabilities '
-    'and divergences), each beside its peers.')]
+    'the verifier), nli (pairs through a cross-encoder), kernels (log-probabilities '
+    'and divergences) or lm (one context, many continuations), each beside its peers.')]
 
 @app.command(rich_help_panel='The book')
 def bench(name: BENCH = 'verify',
           n: Annotated[Optional[int], typer.Option(min=1, show_default=False,
               help='Generated chains (1000) or pairs (128).')] = None,
           seed: int = 0,
-          threads: Annotated[int, typer.Option(min=1, help='Of nli and kernels.')] = 1,
-          repeats: Annotated[int, typer.Option(min=1, help='Turns of both.')] = 7,
-          store: Annotated[bool, typer.Option('--store', help='Keep the run of nli or '
-              'kernels in data/calibration, which the site shows.')] = False,
+          threads: Annotated[int, typer.Option(min=1, help='Of all but verify.')] = 1,
+          repeats: Annotated[int, typer.Option(min=1, help='Turns of these.')] = 7,
+          store: Annotated[bool, typer.Option('--store', help='Keep the run in '
+              'data/calibration, which the site shows.')] = False,
           compiled: Annotated[bool, typer.Option('--compiled', help='Kernels: peers '
               'through torch.compile, too.')] = False,
           device: DEVICE = None,
           json_: AS_JSON = False, out: OUT = None):
     """How fast it is, beside its peers, in one process."""
-    if name not in ('verify', 'nli', 'kernels'): _stop(
-        f'bench knows verify, nli and kernels, not {name!r}')
+    if name not in ('verify', 'nli', 'kernels', 'lm'): _stop(
+        f'bench knows verify, nli, kernels and lm, not {name!r}')
     if name == 'verify': got, t = _bench_verify(n or 1000, seed)
     elif name == 'kernels': got, t = _bench_kernels(seed, threads, repeats, store,
                                                     compiled, device)
+    elif name == 'lm': got, t = _bench_lm(seed, threads, repeats, store, device)
     else: got, t = _bench_nli(n or 128, seed, threads, repeats, store)
     emit([got], t, json_, out)
 
