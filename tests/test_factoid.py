@@ -153,7 +153,8 @@ def test_the_command_with_the_weights_that_ship(tmp_path):
     p.write_text(rl("--example").stdout + json.dumps(dict(evidence="", claim="x")) + "\n" + json.dumps(dict(evidence=PAGE, claim=PAGE)) + "\n")
     done = rl(p, "--json", "--report", page)
     rows = list(map(json.loads, done.stdout.splitlines()))
-    assert done.exit_code == 1 and len(rows) == 5 and "evidence is empty" in rows[3]["error"]
+    assert done.exit_code == 1, done.stderr
+    assert len(rows) == 5 and "evidence is empty" in rows[3]["error"]
     by = {r["id"]: r for r in rows}
     assert by["fire"]["label"] == "supported" and by["year"]["label"] != "supported" and by["5"]["label"] == "supported"
     claim = "The mill was founded in 1905."

@@ -11,6 +11,7 @@ __all__ = ['METHODS', 'MODES', 'Choice', 'choice_of', 'check_items', 'chance_of'
 
 # %% ../../nbs/40_forget.ipynb #e8243170
 import copy, math, warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
@@ -229,6 +230,15 @@ def _orders(n, size, rng):
         order = rng.permutation(n)
         for i in range(0, n, size): yield order[i:i + size], i + size >= n
 
+# %% ../../nbs/40_forget.ipynb #76cf792f
+@contextmanager
+def _dropout(seed):
+    "torch's generator from a seed while it lasts, whatever was drawn before"
+    import torch
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
 def _kept(chooser, retain, rng, config):
     "The loss on questions to be kept"
     ready, items = retain
@@ -236,7 +246,7 @@ def _kept(chooser, retain, rng, config):
     p = chooser.logp(ready, [(i, items[i].answer) for i in rows])
     return -config.retain*p.mean()
 
-# %% ../../nbs/40_forget.ipynb #94ddb46c
+# %% ../../nbs/40_forget.ipynb #d520d7fe
 def forget(
     chooser,     # its weights are changed
     items: list, # questions to be forgotten
@@ -250,7 +260,7 @@ def forget(
     if config.retain and not keep: raise ValueError(
         'retain is above 0 and no question is to be kept: give `keep`')
     run = _Run(chooser, items, config, keep, look)
-    with run.bar(progress) as bar:
+    with _dropout(config.seed), run.bar(progress) as bar:
         for rows, last in _orders(len(items), config.size, run.rng):
             value = run.update(rows)
             bar.update()
@@ -259,7 +269,7 @@ def forget(
             if run.done: return run.out
             if last: run.epoch()
 
-# %% ../../nbs/40_forget.ipynb #76cf792f
+# %% ../../nbs/40_forget.ipynb #f35ba4ba
 class _Run:
     "The state of one forgetting"
     def __init__(self, chooser, items, config, keep, look):
@@ -288,7 +298,7 @@ class _Run:
     def epoch(self):
         if self.config.label_mode == 'redrawn': self.draw()
 
-# %% ../../nbs/40_forget.ipynb #d520d7fe
+# %% ../../nbs/40_forget.ipynb #0325ad49
 def _one(self: _Run, rows):
     "One update"
     self.step += 1
@@ -316,7 +326,7 @@ def _done(self: _Run) -> bool:
     if self.step >= self.limit: return True
     return self.out.reached and not self.config.steps
 
-# %% ../../nbs/40_forget.ipynb #f35ba4ba
+# %% ../../nbs/40_forget.ipynb #41f5e95e
 def _bar(self: _Run, progress):
     from tqdm.auto import tqdm
     return tqdm(total=self.limit, unit='update', delay=2,
@@ -324,7 +334,7 @@ def _bar(self: _Run, progress):
 
 _Run.update, _Run.see, _Run.done, _Run.bar = _one, _see, property(_done), _bar
 
-# %% ../../nbs/40_forget.ipynb #f8ed52fd
+# %% ../../nbs/40_forget.ipynb #2410e143
 def copy_of(
     chooser,
     lora: int = 0, # rank of an adapter; 0: all weights can change
@@ -351,7 +361,7 @@ def _adapted(net, rank, seed):
             warnings.simplefilter('ignore', FutureWarning)
             return get_peft_model(net, config)
 
-# %% ../../nbs/40_forget.ipynb #2410e143
+# %% ../../nbs/40_forget.ipynb #92e120a2
 def save_change(chooser, base, folder: str | Path):
     "What distinguishes a chooser from its base: its adapter, or the weights that moved"
     import torch
@@ -367,7 +377,7 @@ def save_change(chooser, base, folder: str | Path):
     if getattr(config, 'tie_word_embeddings', 0): moved.pop('lm_head.weight', None)
     save_file(moved, folder/'change.safetensors')
 
-# %% ../../nbs/40_forget.ipynb #185423da
+# %% ../../nbs/40_forget.ipynb #c6a528d4
 def load_change(base, folder: str | Path):
     "The chooser that `save_change` kept, from the same base"
     import torch
@@ -392,7 +402,7 @@ def load_change(base, folder: str | Path):
         for k, v in moved.items(): own[k].add_(v.to(own[k].dtype))
     return new
 
-# %% ../../nbs/40_forget.ipynb #b5cdd578
+# %% ../../nbs/40_forget.ipynb #2fdf8498
 def perplexity(
     lm, # a `models.lm.LM`
     texts: list[str], progress: bool = False,
