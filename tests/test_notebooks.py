@@ -13,7 +13,8 @@ SECONDS = 120  # for one cell: only catches what hangs
 @pytest.fixture(autouse=True)
 def commands():
     "A notebook registers its commands once more, on stand-ins; what runs after it in this process has the real ones"
-    from reasonlab.lab.cli import app
+    from reasonlab.lab.cli import app, load_parts
+    load_parts()  # all, or one that a notebook is the first to import would be taken for its own
     keep = [*app.registered_commands], [*app.registered_groups]
     yield
     app.registered_commands[:], app.registered_groups[:] = keep

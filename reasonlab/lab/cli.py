@@ -7,7 +7,7 @@ Docs: https://reasonlab.github.io/reasonlab/cli.html.md"""
 # %% auto #0
 __all__ = ['app', 'data_app', 'DEVICE', 'FILE', 'AS_JSON', 'OUT', 'REPORT', 'EXAMPLE', 'FAIL_ON', 'JUDGE', 'MARK', 'BENCH',
            'answer_rows', 'emit', 'status', 'judge_of', 'first_reason', 'verify_table', 'verify', 'demo', 'papers_',
-           'settings', 'data_list', 'data_get', 'data_check', 'scorecard', 'bench', 'main']
+           'settings', 'data_list', 'data_get', 'data_check', 'scorecard', 'bench', 'load_parts', 'main']
 
 # %% ../../nbs/82_cli.ipynb #915201fe
 import contextlib, importlib, json, os, sys, time
@@ -454,8 +454,12 @@ def bench(name: BENCH = 'verify',
     emit([got], t, json_, out)
 
 # %% ../../nbs/82_cli.ipynb #fd877d5d
-def main():
-    "The entry point `reasonlab`"
+def load_parts():
+    "Import the modules that add their commands to `app`"
     for part in ('book', 'nli', 'nli4ct', 'factcheck', 'forget'):
         importlib.import_module(f'reasonlab.lab.cli_{part}')
-    app() # to which they have added their commands
+
+def main():
+    "The entry point `reasonlab`"
+    load_parts()
+    app()
