@@ -65,8 +65,9 @@ def test_a_bad_row_is_named_and_the_rest_goes_on(folder, tmp_path, row, said):
 
 
 @pytest.mark.parametrize("rows,said", [
-    ([], "empty"), ([r for r in ROWS[:132] if r["answer"] == 0], "a constant answer"), (ROWS[:1], "is empty"),
-], ids=["no row", "all answers equal", "one row"])
+    ([], "empty"), ([r for r in ROWS[:132] if r["answer"] == 0], "a constant answer"), (ROWS[:1], "8 of each are needed"),
+    ([r | dict(group="one") for r in ROWS[:60]], "8 of each are needed"),
+], ids=["no row", "all answers equal", "one row", "one group"])
 def test_a_useless_set_is_refused_with_what_to_do(folder, tmp_path, rows, said):
     got = cli("--forget", written(tmp_path / "mc.jsonl", rows), "--model", folder, "--out", tmp_path / "out", "--prompt", "{question}")
     assert got.exit_code == 2 and said in got.stderr and "Traceback" not in got.stderr, got.stderr
@@ -79,7 +80,7 @@ def test_a_rate_that_breaks_the_model_says_so(folder, tmp_path):
 
 @pytest.mark.parametrize("args,said", [
     (["--method", "erase"], "method is one of"), (["--labels", "wrong"], "label_mode is one of"), (["--prompt", "no place"], "{question}"),
-    (["--norm", "mean"], "norm is"), (["--rate", "0"], "above 0"), (["--model", "encoder", "--probe"], "causal language model")])
+    (["--norm", "mean"], "norm is"), (["--rate", "0"], "above 0"), (["--rate", "nan"], "above 0"), (["--method", "true"], "npo"), (["--model", "encoder", "--probe"], "causal language model")])
 def test_an_argument_that_cannot_be_is_one_line(folder, tmp_path, args, said):
     base = ["--forget", written(tmp_path / "mc.jsonl", ROWS), "--out", tmp_path / "out"]
     got = cli(*base, *([] if "--model" in args else ["--model", folder]), *args)
@@ -90,7 +91,7 @@ def test_rows_of_the_holdout_that_were_trained_on_are_left_out_and_told(folder, 
     a, b = written(tmp_path / "a.jsonl", ROWS[:80]), written(tmp_path / "b.jsonl", ROWS[60:132])
     got = cli("--forget", a, "--holdout", b, "--model", folder, "--out", tmp_path / "out", "--teach", 1, "--epochs", 1, "--lora", 0,
               "--prompt", "{question}")
-    assert got.exit_code == 0 and "20 questions of the holdout" in got.stderr
+    assert got.exit_code == 0 and "20 questions of above" in got.stderr
     assert json.loads((tmp_path / "out/finding.json").read_text())["sizes"] == {"above": [80, 52]}
 
 
@@ -103,7 +104,7 @@ def test_csv_and_other_tasks(folder, tmp_path):
               "--prompt", "{question}", "--json")
     assert got.exit_code == 0, got.stderr
     result = json.loads(got.stdout.splitlines()[0])
-    assert result["tasks"] == ["a", "below"] and "was left out" in got.stderr
+    assert result["tasks"] == ["a", "below"] and "few has" not in got.stderr  # the few are rows of below
     assert set(result["ratios"]) == {f"{x} > {y}" for x in ("a", "below") for y in ("a", "below")}
 
 
@@ -128,6 +129,104 @@ def test_the_default_encoder_goes_the_whole_way(tmp_path):
     assert r["before"] > .7 and r["after"] < r["before"]
     page = (tmp_path / "p.html").read_text()
     assert page.count("<img") == 1 and "Content-Security-Policy" in page and "http" not in page.split("<body")[1]
+
+
+# What fresh eyes found ------------------------------------------------------------------------------------------------------------------
+
+QUICK = ["--prompt", "{question}", "--lora", "0", "--teach", "2", "--epochs", "2"]
+
+
+def test_the_default_run_depends_on_its_seed_alone(tmp_path):
+    from reasonlab.lab.cli_forget import EXAMPLES
+    p, found = written(tmp_path / "mc.jsonl", EXAMPLES[:48]), []
+    for name in "ab":
+        torch.randn(7)
+        assert cli("--forget", p, "--out", tmp_path / name, "--teach", 3, "--epochs", 2).exit_code == 0
+        found.append(json.loads((tmp_path / name / "finding.json").read_text())["rows"])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("change", [["--prompt", "Q: {question}"], ["--norm", "token"], ["--probe"], ["--seed", "1"], ["--model"]])
+def test_another_experiment_is_refused_before_anything_is_written(folder, tmp_path, change):
+    p = written(tmp_path / "mc.jsonl", ROWS[:132])
+    other = tmp_path / "other"
+    LM(small_llama(TOK, 48, 2, 4, 32, seed=9), TOK).save(other)
+    call = ["--forget", p, "--model", folder, "--out", tmp_path / "out", *QUICK]
+    assert cli(*call).exit_code == 0
+    before = {f: f.read_bytes() for f in (tmp_path / "out").rglob("*") if f.is_file() and f.name != "lock"}
+    got = cli(*call, *(change if change != ["--model"] else ["--model", other]))
+    assert got.exit_code == 2 and "another experiment" in got.stderr, got.stderr
+    assert {f: f.read_bytes() for f in before} == before
+    assert cli(*call).exit_code == 0
+
+
+def test_the_order_of_tasks_is_part_of_the_experiment(folder, tmp_path):
+    a, b = written(tmp_path / "ab.jsonl", ROWS), written(tmp_path / "ba.jsonl", ROWS[132:] + ROWS[:132])
+    assert cli("--forget", a, "--model", folder, "--out", tmp_path / "out", *QUICK).exit_code == 0
+    assert "another experiment" in cli("--forget", b, "--model", folder, "--out", tmp_path / "out", *QUICK).stderr
+
+
+def test_a_damaged_adapter_is_made_again(folder, tmp_path):
+    p = written(tmp_path / "mc.jsonl", ROWS[:132])
+    call = ["--forget", p, "--model", folder, "--out", tmp_path / "out", *QUICK, "--json"]
+    first = cli(*call)
+    for f in ("change.safetensors", "key.json"):
+        (tmp_path / "out/taught" / f).write_bytes(b"{")
+        again = cli(*call)
+        assert again.exit_code == 0 and json.loads(again.stdout)["ratios"] == json.loads(first.stdout)["ratios"]
+
+
+def test_copies_in_other_letters_are_on_one_side():
+    from reasonlab.lab.cli_forget import task_sets
+    items = [i for x in ITEMS[:132] for i in (x, Choice(x.question.upper() + " ", x.choices, x.answer, x.task, x.question.upper() + " "))]
+    (train, ask), = task_sets(dict(above=items))[0].values()
+    assert not {i.question.lower().strip() for i in train} & {i.question.lower().strip() for i in ask}
+
+
+def test_what_one_task_teaches_another_does_not_ask(folder, tmp_path):
+    a, b = written(tmp_path / "a.jsonl", ROWS[:132]), written(tmp_path / "b.jsonl", [r | dict(task="copy") for r in ROWS[:132]])
+    got = cli("--forget", a, "--holdout", written(tmp_path / "h.jsonl", ROWS[:132]), "--tasks", b, "--model", folder, "--out", tmp_path / "o", *QUICK)
+    assert got.exit_code == 2 and "8 of each are needed" in got.stderr
+
+
+def test_names_that_are_numbers_and_files_of_one_name(folder, tmp_path):
+    rows = [r | dict(task=0, group=i % 12) for i, r in enumerate(ROWS[:132])]
+    (tmp_path / "x").mkdir(); (tmp_path / "y").mkdir()
+    bare = [{k: v for k, v in r.items() if k != "task"} for r in ROWS[132:]]
+    x, y = written(tmp_path / "x/t.jsonl", bare[:66]), written(tmp_path / "y/t.jsonl", bare[66:])
+    got = cli("--forget", written(tmp_path / "a.jsonl", rows), "--tasks", x, "--tasks", y, "--model", folder, "--out", tmp_path / "o", *QUICK, "--json")
+    assert got.exit_code == 0, got.stderr
+    result = json.loads(got.stdout)
+    assert result["tasks"] == ["0", "t"] and sum(result["sizes"]["t"]) == 132
+
+
+def test_rows_without_a_task_are_named_after_their_file(folder, tmp_path):
+    rows = [{k: v for k, v in ROWS[0].items() if k != "task"}, *[{k: v for k, v in r.items() if k != "task"} for r in ROWS[1:90]], *ROWS[132:]]
+    got = cli("--forget", written(tmp_path / "mine.jsonl", rows), "--model", folder, "--out", tmp_path / "o", *QUICK, "--json")
+    assert got.exit_code == 0 and json.loads(got.stdout)["tasks"] == ["mine", "below"], got.stderr
+
+
+def test_options_of_unlike_number_are_probed_and_odd_names_are_shown(tmp_path):
+    texts = [f"w{i}" for i in range(40)]
+    tok = byte_tokenizer([" ".join(texts)] * 3, 300)
+    LM(small_llama(tok, 48, 2, 4, 128), tok).save(tmp_path / "m")
+    rng = np.random.default_rng(0)
+    rows = [dict(question=f"Which is {texts[i % 40]} {i}?", choices=[texts[j] for j in rng.permutation(40)[:k]], answer=int(rng.integers(k)),
+                 task="[/b] <script>") for i, k in enumerate(rng.integers(2, 5, 120))]
+    rows[3]["question"] = "\ud800 odd"
+    got = cli("--forget", written(tmp_path / "mc.jsonl", rows), "--model", tmp_path / "m", "--out", tmp_path / "o", *QUICK, "--probe", "--report",
+              tmp_path / "p.html")
+    assert got.exit_code in (0, 1) and "Traceback" not in got.stderr and "[/b] <script> forgotten" in got.stdout, got.stderr
+    assert "<script>" not in (tmp_path / "p.html").read_text()
+
+
+def test_a_constant_answer_is_no_knowledge():
+    from reasonlab.unlearning.own_tasks import ratio_of
+    items = [Choice(f"q{i}", ("yes", "no"), int(i % 5 == 0), "t", f"q{i}") for i in range(100)]
+    yes, no = [float(i.answer == 0) for i in items], [float(i.answer == 1) for i in items]
+    assert ratio_of(yes, no, items)["ratio"] is None
+    sure = ratio_of([1.] * 100, yes, items)
+    assert sure["ratio"] == 1. and sure["low"] < sure["high"]
 
 
 # Killed in the middle -----------------------------------------------------------------------------------------------------------------------

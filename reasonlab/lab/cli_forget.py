@@ -6,7 +6,7 @@ Docs: https://reasonlab.github.io/reasonlab/cli_forget.html.md"""
 
 # %% auto #0
 __all__ = ['LEAST', 'KINDS', 'FORGET', 'HOLDOUT', 'TASKS_', 'MODEL', 'FOLDER', 'EXAMPLES', 'PROBE', 'METHOD', 'ANSWERS', 'TEACH',
-           'EPOCHS', 'RATE', 'RANK', 'AROUND', 'NORM', 'ASKED', 'spread', 'sample', 'questions', 'task_sets',
+           'EPOCHS', 'RATE', 'RANK', 'AROUND', 'NORM', 'SEED', 'ASKED', 'spread', 'sample', 'questions', 'task_sets',
            'chooser_of', 'forget_table', 'pictures', 'forget_page', 'verdict_of', 'forget']
 
 # %% ../../nbs/82j_cli_forget.ipynb #5fb3cbef
@@ -57,29 +57,26 @@ def questions(path: str) -> tuple[list, int]: # of `Choice`; how many rows are b
 LEAST = 8 # questions to train on, and to ask, of a task
 
 def task_sets(
-    forget: list, holdout: list | None, others: dict, # file name -> questions
-    name: str, # of the file to be forgotten
+    tasks: dict, # name -> questions; the first is the one to be forgotten
+    holdout: list | None = None, # of the first; None: a part of it
 ) -> tuple[dict, list[str]]: # task -> (to train on, to ask); remarks
     "The sets of an experiment, and what was left out of them"
     from reasonlab.unlearning.own_tasks import halves, without_leaks
-    first = next((i.task for i in forget if i.task), name)
-    train, ask, notes = *halves(forget), []
-    if holdout is not None:
-        train, ask = forget, without_leaks(holdout, forget)
-        if gone := len(holdout) - len(ask): notes.append(
-            f'{_of(gone, "question")} of the holdout are trained on too, by their text '
-            'or group, and were left out')
-    sets = {first: (train, ask)}
-    for file, items in others.items():
-        by_task = {}
-        for i in items: by_task.setdefault(i.task or file, []).append(i)
-        for t, own in by_task.items():
-            if t == first: t = f'{t} ({file})'
-            part = halves(own)
-            if min(map(len, part)) >= LEAST: sets[t] = (part[0],
-                                                        without_leaks(part[1], train))
-            else: notes.append(f'{t} was left out: {_of(len(own), "question")} make '
-                f'halves of {len(part[0])} and {len(part[1])}, and {LEAST} are needed')
+    sets, notes = {t: halves(own) for t, own in tasks.items()}, []
+    first = next(iter(tasks))
+    if holdout is not None: sets[first] = tasks[first], holdout
+    every = [i for train, _ in sets.values() for i in train]
+    for t, (train, ask) in list(sets.items()):
+        left = without_leaks(ask, every)
+        if gone := len(ask) - len(left): notes.append(f'{_of(gone, "question")} of {t} '
+            'that were to be asked are trained on, by text or group, and were left out')
+        sets[t] = train, left
+        if min(len(train), len(left)) >= LEAST: continue
+        few = (f'{t} has {len(train)} questions to train on and {len(left)} to ask, '
+               f'and {LEAST} of each are needed')
+        if t == first: _stop(f'{few}: give more rows, or another --holdout (a file is '
+                             'cut by its groups)')
+        notes.append(f'{few}: it was left out'); del sets[t]
     return sets, notes
 
 # %% ../../nbs/82j_cli_forget.ipynb #22ccd433
@@ -106,7 +103,7 @@ def forget_table(result: dict) -> Table: # of `study_own`
     "What became of each task when the first was forgotten"
     first = result['tasks'][0]
     t = Table('asked', 'questions', 'before', 'after', 'chance', 'ratio', '95 %',
-              box=None, title=f'{clean(first)} forgotten', title_justify='left')
+              box=None, title=Text(f'{clean(first)} forgotten'), title_justify='left')
     for b in result['tasks']:
         t.add_row(Text(clean(b)), *_cells(result['ratios'][f'{first} > {b}']))
     return t
@@ -173,10 +170,13 @@ def verdict_of(result: dict) -> str:
         f'before, where chance is {r["chance"]:.0%}. The model did not know it: there '
         'was nothing to forget. Teach longer (--teach), or ask what it can answer.')
     ended = 'until' if row['reached'] else 'and did not get to the point where'
+    much = ('nothing' if r['ratio'] <= 0 else 'all' if r['ratio'] >= 1 else
+            f'{r["ratio"]:.2f}') + ' of what it knew is gone'
+    span = '' if r['low'] is None else f" (95 %: {r['low']:.2f} to {r['high']:.2f})"
     return (f'{clean(first)} was trained away in {_of(row["steps"], "update")}, '
         f'{ended} the questions trained on were at chance. On others it is right in '
-        f'{r["after"]:.0%}, before {r["before"]:.0%}: a share of {r["ratio"]:.2f} of '
-        f'what it knew is gone, and {KINDS[row["collapse"]]}.')
+        f'{r["after"]:.0%}, before {r["before"]:.0%}: {much}{span}, and '
+        f'{KINDS[row["collapse"]]}.')
 
 # %% ../../nbs/82j_cli_forget.ipynb #9ea32de2
 _opt = typer.Option
@@ -213,6 +213,7 @@ RATE = Annotated[float, _opt(help='Learning rate.')]
 RANK = Annotated[int, _opt('--lora', min=0, help='Rank of the adapter; 0: none.')]
 AROUND = Annotated[str, _opt('--prompt', help='What stands around a {question}.')]
 NORM = Annotated[str, _opt(help='Of an option: sum, token or character.')]
+SEED = Annotated[int, _opt(min=0)]
 ASKED = 'Question: {question}\\nAnswer:'
 
 # %% ../../nbs/82j_cli_forget.ipynb #0b5286d5
@@ -223,7 +224,7 @@ def forget(forget: FORGET = None, holdout: HOLDOUT = None, tasks: TASKS_ = None,
            device: DEVICE = None, probe: PROBE = False, method: METHOD = 'random',
            labels: ANSWERS = 'fixed', teach: TEACH = 12, epochs: EPOCHS = 20,
            rate: RATE = 2e-4, lora: RANK = 8, prompt: AROUND = ASKED,
-           norm: NORM = 'sum', seed: int = 0):
+           norm: NORM = 'sum', seed: SEED = 0):
     """What goes when a skill is trained away, and what stays?
 
     The model is taught the tasks, each is forgotten until the questions trained on are
@@ -246,23 +247,24 @@ def forget(forget: FORGET = None, holdout: HOLDOUT = None, tasks: TASKS_ = None,
 # %% ../../nbs/82j_cli_forget.ipynb #298239a6
 def _read(forget, holdout, tasks):
     "The sets of the files, remarks, and how many rows are bad"
-    files = [forget, *([holdout] if holdout else []), *(tasks or [])]
-    got = {f: questions(f) for f in files}
-    others = {Path(f).stem: got[f][0] for f in tasks or []}
-    kept = got[forget][0]
-    if holdout is None: # a file of several tasks: the first is the one
-        names = list(dict.fromkeys(i.task for i in kept))
-        for n in names[1:]: others[n] = [i for i in kept if i.task == n]
-        kept = [i for i in kept if i.task == names[0]] if names else kept
-    held = got[holdout][0] if holdout else None
-    sets, notes = task_sets(kept, held, others, Path(forget).stem)
-    for n in notes: _err().print(n, markup=False)
-    return sets, notes, sum(b for _, b in got.values())
+    bad, named_ = 0, {}
+    for f in [forget, *(tasks or [])]: # a file of several tasks: the first is the one
+        items, faults = questions(f)
+        bad += faults
+        for i in items: named_.setdefault(i.task or Path(f).stem, []).append(i)
+        if not named_: _stop(f'{f} is empty of questions: nothing to forget')
+    held, first = None, next(iter(named_))
+    if holdout:
+        held, faults = questions(holdout)
+        bad += faults
+        held = [i for i in held if (i.task or first) == first or i.task not in named_]
+    sets, notes = task_sets(named_, held)
+    return sets, notes, bad
 
 # %% ../../nbs/82j_cli_forget.ipynb #edc416ab
 def _study(model, prompt, norm, device, sets, args, out, probe):
     "The experiment; what cannot work is one line"
-    from reasonlab.runs import WrongKey
+    from reasonlab.runs import DamagedLine, Locked, WrongKey
     from reasonlab.unlearning.own_tasks import OwnPlan, probed, study_own
     chooser, causal = chooser_of(model, prompt.replace('\\n', '\n'), norm, device)
     if probe and not causal: _stop('--probe looks into a causal language model: give '
@@ -271,10 +273,15 @@ def _study(model, prompt, norm, device, sets, args, out, probe):
         plan = OwnPlan(**args)
         plan.config() # before anything is read by the model
         look = probed(next(iter(sets.values()))[1], plan.seed) if probe else None
+        if plan.method == 'true': raise ValueError('--method is random, ascent or npo')
         out.mkdir(parents=True, exist_ok=True)
-        return study_own(chooser, sets, plan, out, look)
+        return study_own(chooser, sets, plan, out, look, dict(prompt=prompt, norm=norm,
+                                                              model=model))
     except WrongKey: _stop(f'{out} holds another experiment: give another folder by '
                            '--out, or remove that one')
+    except Locked: _stop(f'{out} is in use by another run: wait, or give another --out')
+    except DamagedLine: _stop(f'{out}/rows is damaged: remove {out}, and the run '
+                              'begins anew')
     except (ValueError, FloatingPointError) as e: _stop(str(e))
     except OSError as e: _stop(f'{out}: cannot be written ({e.strerror})')
 
@@ -283,6 +290,10 @@ def _give(result, notes, model, out, report, as_json):
     "Finding, table, page"
     from reasonlab.runs import write_atomic
     full = result | dict(model=model, version=__version__, notes=notes)
+    for t, n in result['cut'].items():
+        if n: notes.append(f'{_of(n, "question")} of {t} lost their front: they are '
+                           'longer than what the model reads at once')
+    for n in notes: _err().print(n, markup=False)
     text = json.dumps(full, allow_nan=False)
     write_atomic(out/'finding.json', (text + '\n').encode())
     if as_json: print(text)
@@ -290,6 +301,8 @@ def _give(result, notes, model, out, report, as_json):
         _console(width=100).print(forget_table(result))
         _console(width=100).print(Text(verdict_of(result)))
     _err().print(f'finding and adapters: {shown(out)}', markup=False)
-    about = (f'Model: {model}. Random answers are trained in until the questions '
-             'trained on are at chance; one seed: a few points are no difference.')
+    how = f"Right answers are trained away ({result['plan']['method']})"
+    if 'random' in how: how = 'Random answers are trained in'
+    about = (f'Model: {model}. {how} until the questions trained on are at chance; one '
+             'seed: a few points are no difference.')
     if report: save_page(forget_page(result, notes, about), report)

@@ -38,7 +38,8 @@ def start_ids(tokenizer) -> tuple: # of token ids; may be empty
     return tuple(full[:at])
 
 def _plain(tokenizer, texts, **kw):
-    "Texts to tokens, marks neither added nor read"
+    "Texts to tokens, marks neither added nor read; half a sign is a question mark"
+    texts = [t.encode(errors='replace').decode() for t in texts]
     return tokenizer(texts, add_special_tokens=False, verbose=False,
                      split_special_tokens=True, **kw)
 

@@ -44,7 +44,7 @@ def choice_of(row: dict) -> Choice: # ValueError says what is wrong
     if isinstance(a, bool) or not isinstance(a, int) or not 0 <= a < len(cs):
         raise ValueError(f'answer is {shown(a)}, and the options are numbered 0 to '
                          f'{len(cs) - 1}')
-    task, group = (str(row.get(k) or '') for k in ('task', 'group'))
+    task, group = ('' if row.get(k) is None else str(row[k]) for k in ('task', 'group'))
     return Choice(q, tuple(cs), a, task, group or q)
 
 # %% ../../nbs/40_forget.ipynb #33660dc6
@@ -151,8 +151,9 @@ class ForgetConfig:
             f'method is one of {", ".join(METHODS)}, not {self.method!r}')
         if self.label_mode not in MODES: raise ValueError(
             f'label_mode is one of {", ".join(MODES)}, not {self.label_mode!r}')
-        if self.size < 1 or self.rate <= 0 or self.epochs < 1: raise ValueError(
-            'size and epochs are 1 or more, rate is above 0')
+        ok = self.size >= 1 and self.epochs >= 1 and 0 < self.rate < math.inf
+        if not ok: raise ValueError('size and epochs are 1 or more, rate is a number '
+                                    'above 0')
 
 # %% ../../nbs/40_forget.ipynb #73951022
 def draw_labels(

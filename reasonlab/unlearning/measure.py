@@ -276,7 +276,7 @@ def ratio_interval(
     i = cluster_bootstrap(stat, groups, rng, method, n_resamples, level)
     lost = float(np.isnan(np.concatenate(seen)[2:2 + n_resamples]).mean())
     low, high = (i.low, i.high) if lost <= .1 else (nan, nan)
-    if low == high: # no resample differs
+    if np.isclose(low, high): # no resample differs
         w = widen_share(Interval(*[a.mean()]*3, n, level=level), G)
         low, high = forget_ratio(b.mean(), [w.high, w.low], c.mean()).tolist()
     return RatioInterval(i.estimate, low, high, n, i.method, level, G, lost)

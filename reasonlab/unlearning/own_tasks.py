@@ -8,7 +8,7 @@ Docs: https://reasonlab.github.io/reasonlab/own_tasks.html.md"""
 __all__ = ['halves', 'without_leaks', 'OwnPlan', 'taught', 'forgotten', 'floor_of', 'ratio_of', 'study_own', 'probed']
 
 # %% ../../nbs/40d_own_tasks.ipynb #10a94339
-import hashlib, json
+import hashlib, json, shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
@@ -22,7 +22,9 @@ from .probes import bilinear_probe, linear_probe, split_groups
 # %% ../../nbs/40d_own_tasks.ipynb #1e6d03cd
 def halves(items: list) -> tuple[list, list]: # to train on, to ask
     "Cut by group: sha1 of its name, as the book's data sets are cut"
-    odd = lambda i: hashlib.sha1(i.group.strip().encode()).digest()[0] % 2
+    def odd(i):
+        name = _plain(i.group).encode(errors='surrogatepass')
+        return hashlib.sha1(name).digest()[0] % 2
     return [i for i in items if not odd(i)], [i for i in items if odd(i)]
 
 def _plain(text): return ' '.join(text.lower().split())
@@ -30,9 +32,9 @@ def _plain(text): return ' '.join(text.lower().split())
 def without_leaks(asked: list, trained: list) -> list:
     "Questions asked, less those whose text or group is among those trained on"
     texts = {_plain(i.question) for i in trained}
-    named = {i.group for i in trained if i.group != i.question}
+    named = {_plain(i.group) for i in trained if i.group != i.question}
     return [i for i in asked
-            if _plain(i.question) not in texts and i.group not in named]
+            if _plain(i.question) not in texts and _plain(i.group) not in named]
 
 # %% ../../nbs/40d_own_tasks.ipynb #2677dc6a
 @dataclass(frozen=True)
@@ -59,12 +61,19 @@ def _merged(chooser):
         chooser.lm.net = chooser.net.merge_and_unload()
     return chooser
 
+def _kept(chooser, place, mark):
+    "The model of a folder; None where there is none, another or a damaged one"
+    from safetensors import SafetensorError
+    try:
+        if json.loads((place/'key.json').read_text()) != mark: return None
+        return load_change(chooser, place)
+    except (OSError, ValueError, SafetensorError): return None
+
 def taught(chooser, sets: dict, plan: OwnPlan, folder=None, key: str = ''):
     "The model after right answers to all questions to train on; kept in a folder"
     place, mark = folder and Path(folder)/'taught', dict(key=key)
-    if place and (place/'key.json').is_file() and json.loads(
-            (place/'key.json').read_text()) == mark: return _merged(
-                load_change(chooser, place))
+    if place and (kept := _kept(chooser, place, mark)): return _merged(kept)
+    if place: shutil.rmtree(place, ignore_errors=True) # of another run, or half written
     new = copy_of(chooser, plan.lora, plan.seed)
     items = [i for train, _ in sets.values() for i in train]
     if plan.teach: forget(new, items, plan.config(method='true', epochs=plan.teach))
@@ -107,9 +116,11 @@ def ratio_of(before, after, items: list, seed: int = 0) -> dict:
     r = float(forget_ratio(np.mean(before), np.mean(after), low))
     out = dict(before=round(float(np.mean(before)), 4), n=len(items),
                after=round(float(np.mean(after)), 4), chance=round(low, 4))
+    each = [1/len(i.choices) for i in items]
+    each = each if abs(low - np.mean(each)) < 1e-9 else low
     if not np.isfinite(r) or len(set(groups)) < 5: return out | dict(
         ratio=round(r, 4) if np.isfinite(r) else None, low=None, high=None)
-    i = ratio_interval(before, after, groups, np.random.default_rng(seed), low)
+    i = ratio_interval(before, after, groups, np.random.default_rng(seed), each)
     ends = [round(x, 4) if np.isfinite(x) else None for x in (i.low, i.high)]
     return out | dict(ratio=round(r, 4), low=ends[0], high=ends[1])
 
@@ -120,53 +131,69 @@ def study_own(
     plan: OwnPlan = OwnPlan(),
     folder: str | Path | None = None, # for what is done, and the adapters
     look = None, # look(before, after) -> dict, on the first task's models
+    about: dict | None = None, # what else the result depends on, such as a prompt
     progress: bool = True,
 ) -> dict: # plain values
     "Teach, forget each task in turn, ask about all"
     from tqdm.auto import tqdm
-    for t, (train, ask) in sets.items():
-        check_items(train, f'questions of {t} to train on')
-        check_items(ask, f'questions of {t} to ask')
-    key = digest(dict(plan=asdict(plan), sets={t: [[repr(i) for i in p] for p in s]
-                                               for t, s in sets.items()}))
-    base = taught(chooser, sets, plan, folder, key)
-    ready = {t: base.read(ask) for t, (_, ask) in sets.items()}
-    rows = _rows(base, sets, ready, plan, folder, key, look, progress and tqdm)
+    key = _key(chooser, sets, plan, look, about)
+    store = Store(Path(folder)/'rows', dict(key=key)) if folder else None
+    try: # another experiment's folder is refused before anything is written
+        base = taught(chooser, sets, plan, folder, key)
+        ready = {t: base.read(ask) for t, (_, ask) in sets.items()}
+        rows = _rows(base, sets, ready, plan, folder, store, look, progress and tqdm)
+    finally:
+        if store is not None: store.close()
     before = _hits(base, ready, sets)
+    cut = {t: sum(any(getattr(r, 'cut', 0) for r in rs) for rs in ready[t])
+           for t in sets}
     told = {f'{a} > {b}': ratio_of(before[b], rows[a]['hits'][b], sets[b][1], plan.seed)
             for a in sets for b in sets}
     return dict(schema=1, plan=asdict(plan), tasks=list(sets), ratios=told,
-        sizes={t: [len(x) for x in s] for t, s in sets.items()}, rows=rows)
+        sizes={t: [len(x) for x in s] for t, s in sets.items()}, rows=rows, cut=cut)
 
 # %% ../../nbs/40d_own_tasks.ipynb #98d79e68
-def _rows(base, sets, ready, plan, folder, key, look, tqdm):
+def _key(chooser, sets, plan, look, about):
+    "The key of an experiment; useless sets are refused"
+    for t, (train, ask) in sets.items():
+        check_items(train, f'questions of {t} to train on')
+        check_items(ask, f'questions of {t} to ask')
+    return digest(dict(plan=asdict(plan), order=list(sets), about=about or {},
+        weights=_weights(chooser.net), look=bool(look),
+        sets={t: [[repr(i) for i in p] for p in s] for t, s in sets.items()}))
+
+def _weights(net):
+    "A fingerprint of what a model is"
+    return [(k, list(v.shape), float(v.double().sum()), float(v.double().abs().sum()))
+            for k, v in net.state_dict().items() if v.is_floating_point()]
+
+# %% ../../nbs/40d_own_tasks.ipynb #968cb5f5
+def _rows(base, sets, ready, plan, folder, store, look, tqdm):
     "A row for each task that was forgotten; from the store where it is there"
-    store, out = Store(Path(folder)/'rows', dict(key=key)) if folder else None, {}
-    bar = tqdm(sets, unit='task', disable=None) if tqdm else sets
-    try:
-        for i, t in enumerate(bar):
-            if store is not None and (t, plan.seed) in store:
-                out[t] = store.rows[t, plan.seed]['row']; continue
-            c, out[t] = forgotten(base, sets, ready, t, plan)
-            if not i and look: out[t] |= dict(seen=look(base, c))
-            if not i and folder: save_change(c, base, Path(folder)/'forgotten')
-            if store is not None: store.append(dict(id=t, repeat=plan.seed, row=out[t]))
-    finally:
-        if store is not None: store.close()
+    out, bar = {}, tqdm(sets, unit='task', disable=None) if tqdm else sets
+    for i, t in enumerate(bar):
+        if store is not None and (t, plan.seed) in store:
+            out[t] = store.rows[t, plan.seed]['row']; continue
+        c, out[t] = forgotten(base, sets, ready, t, plan)
+        if not i and folder:
+            shutil.rmtree(Path(folder)/'forgotten', ignore_errors=True)
+            save_change(c, base, Path(folder)/'forgotten')
+        if not i and look: out[t] |= dict(seen=look(base, c))
+        if store is not None: store.append(dict(id=t, repeat=plan.seed, row=out[t]))
     return out
 
-# %% ../../nbs/40d_own_tasks.ipynb #e2fb6697
+# %% ../../nbs/40d_own_tasks.ipynb #b68a8b9c
 def probed(
     items: list, # at least 40, of tasks' questions that were asked
     seed: int = 0,
 ): # look(before, after) -> dict, for `study_own`; of causal models only
     "Which layers still tell the answer"
-    gold = np.array([i.answer for i in items])
-    groups = np.array([i.group for i in items])
-    if len(set(groups)) < 10: raise ValueError(f'a probe needs ten groups of questions '
+    gold, groups = map(np.array, zip(*((i.answer, i.group) for i in items)))
+    if len(set(groups)) < 10: raise ValueError('a probe needs ten groups of questions '
         f'or more, not {len(set(groups))}: leave --probe out')
     rng = np.random.default_rng([seed, 41])
-    parts, mixed = split_groups(groups, rng), rng.permutation(gold)
+    parts = split_groups(groups, rng)
+    mixed = rng.integers(0, [len(i.choices) for i in items])
     same = len({frozenset(c.strip() for c in i.choices) for i in items}) == 1
     def points(x, y, options):
         rng = np.random.default_rng([seed, 43])
@@ -186,9 +213,10 @@ def probed(
         return dict(layers=out, n=int(len(parts[2])))
     return look
 
-# %% ../../nbs/40d_own_tasks.ipynb #b68a8b9c
+# %% ../../nbs/40d_own_tasks.ipynb #912c7167
 def _embedded(chooser, items):
     "Mean embedding of each option's tokens, [K, H] for each item"
     rows = chooser.net.get_input_embeddings().weight.detach().float().cpu().numpy()
-    ids = lambda c: chooser.lm.tokenizer(c, add_special_tokens=False)['input_ids']
+    ids = lambda c: chooser.lm.tokenizer(c if c[:1].isspace() else ' ' + c,
+                                         add_special_tokens=False)['input_ids']
     return [np.stack([rows[ids(c)].mean(0) for c in i.choices]) for i in items]
