@@ -222,7 +222,7 @@ def forget(forget: FORGET = None, holdout: HOLDOUT = None, tasks: TASKS_ = None,
            model: MODEL = 'encoder', out: FOLDER = Path('forgotten'),
            json_: AS_JSON = False, report: REPORT = None, example: EXAMPLE = False,
            device: DEVICE = None, probe: PROBE = False, method: METHOD = 'random',
-           labels: ANSWERS = 'fixed', teach: TEACH = 12, epochs: EPOCHS = 20,
+           labels: ANSWERS = 'fixed', teach: TEACH = 20, epochs: EPOCHS = 20,
            rate: RATE = 2e-4, lora: RANK = 8, prompt: AROUND = ASKED,
            norm: NORM = 'sum', seed: SEED = 0):
     """What goes when a skill is trained away, and what stays?

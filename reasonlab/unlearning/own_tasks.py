@@ -41,7 +41,7 @@ def without_leaks(asked: list, trained: list) -> list:
 class OwnPlan:
     "How one's own model is taught and made to forget"
     lora: int = 8       # rank; 0: all weights
-    teach: int = 12     # epochs with right answers first; 0: it knows already
+    teach: int = 20     # epochs with right answers first; 0: it knows already
     epochs: int = 20    # of forgetting, at most
     rate: float = 2e-4
     size: int = 16
