@@ -389,8 +389,12 @@ def test_the_page_on_trust_says_what_is_missing_and_what_falls_short(tmp_path):
     text = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
     assert front.trust(text, set(), tmp_path).count(front.NOT_YET) == len(front.TRUST)
     tables(tmp_path)
+    arm = lambda k, t: dict(arm=k, seconds=[t, t], gap=1e-6)
+    (tmp_path / "bench_lm.json").write_text(json.dumps(dict(schema=1, name="bench_lm", runs=[dict(
+        device="cpu", threads=1, context=200, options=16, length=12, machine=dict(name="a box", torch="2.13"),
+        arms=[arm("ours", 1.), arm("all_logits, 1", 9.), arm("needed_states, 4", 4.5)])])))
     full = front.trust(text, {"coverage"}, tmp_path)
-    assert front.NOT_YET not in full and not re.search(r"^@\w+@$", full, re.M)
+    assert "**4.50**" in full and "9.00" in full and front.NOT_YET not in full and not re.search(r"^@\w+@$", full, re.M)
     assert "(/coverage.ipynb)" in full and "(/placebo.ipynb)" not in full, "a link to a chapter that does not stand, or none to one that does"
     for word in ("missed", "91 % [90.0, 92.0], **too rarely**", "95 % [94.0, 96.0], as stated", "99 % [98.0, 100.0], more than stated",
                  "**1 of 3**", "**too often**", "**lost 2**", "costs 1.2 %", "**2**", "region", "**1.90**", "a peer: not installed", "71.5 %", "mnli 2.00x (logits off by 1e-03)", "**1.10**", "**20.00**", "On a GPU: not measured", "Nothing \\| to find."): assert word in full, word
