@@ -14,7 +14,8 @@ from dataclasses import replace
 from functools import partial
 import numpy as np
 from ..claims import Claim, Observation
-from .matrix import Plan, matrix, ratios, relearn, sets_of
+from .forget import ForgetConfig, copy_of, forget
+from .matrix import Plan, matrix, ratios, sets_of
 from .measure import confidence
 from .probes import bilinear_probe, linear_probe, split_groups
 from .school import School, base_of, beginner
@@ -240,16 +241,23 @@ def depth_rows(m: dict, plan: Plan, never: dict) -> dict:
 # %% ../../nbs/41d_task_study.ipynb #b888fd08
 def untaught_gain(untaught, asked, plan: Plan, seed: int) -> dict: # task -> accuracy
     "What the updates of `relearn` give a model that never knew"
-    return {t: relearn(untaught, asked, t, plan, seed)[f'{t}/others']
-            for t in plan.tasks()}
+    out = {}
+    for t in plan.tasks():
+        c = copy_of(untaught)
+        forget(c, asked.sets[f'{t}/train'][::2], ForgetConfig(method='true', steps=12,
+            rate=plan.rate, size=plan.size, seed=seed), progress=False)
+        items, ready = asked.sets[f'{t}/others'], asked.ready[f'{t}/others']
+        out[t] = float(np.mean([s.argmax() == i.answer
+                                for s, i in zip(c.scores(ready), items)]))
+    return out
 
-# %% ../../nbs/41d_task_study.ipynb #6b3eb0bc
+# %% ../../nbs/41d_task_study.ipynb #90b849d7
 PLANS = dict(
     smoke=Plan(families=('colour', 'parity'), train=32, asked=40, probe=120),
     home=Plan(train=56, asked=80, probe=260),
     full=Plan(train=64, asked=400, probe=600))
 
-# %% ../../nbs/41d_task_study.ipynb #b8a2c23a
+# %% ../../nbs/41d_task_study.ipynb #4441142e
 def plan_of(scale: str, seed: int) -> Plan:
     "At home half of the families, another half with another seed"
     if scale != 'home': return PLANS[scale]
